@@ -1,0 +1,119 @@
+"""The command line: `kd-ray COMMAND CONFIG [key=value ...]`."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kd_ray import __version__
+from kd_ray.commands.registry import COMMANDS
+from kd_ray.config.base import Section
+from kd_ray.config.load import ConfigError, load, root_folder
+
+_HELP = {
+    "prepare": "make manifests and tokens from a corpus, and check every row",
+    "train": "train a model from references",
+    "train-teachers": "train N models from one base and overrides, in parallel",
+    "infer-teachers": "store the teachers' outputs (Parquet, through Ray Data)",
+    "distill": "distil a student from teachers (local, store or pool)",
+    "evaluate": "error rates, sizes and speed of systems, with every hypothesis",
+    "decode": "what one system hears in a manifest or in audio files",
+    "report": "one page with tables and plots from an evaluation and its runs",
+    "recipe": "commands one after another, as `make demo` runs them",
+    "bench": "what a distillation step costs (`kd-ray bench step CONFIG`)",
+    "check": "find problems of a configuration before anything starts",
+    "inspect": "one utterance: reference, teachers, weights, choice, student",
+    "selftest": "student = teacher gives a KL of 0 through local, store and pool",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (0 done, 1 failed, 2 bad input)."""
+    parsed = _parser().parse_args(arguments)
+    level = logging.DEBUG if parsed.verbose else logging.INFO
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("kd_ray").setLevel(level)
+    try:
+        return _run(parsed)
+    except KeyboardInterrupt:
+        _complain("interrupted; the same command goes on where this one stopped")
+        return 130
+    except (ValueError, OSError) as error:
+        # What users can mend is a ValueError (or a file that cannot be read or written).
+        if parsed.verbose:
+            raise
+        _complain(f"kd-ray {parsed.command}: {error}")
+        return 2
+    except RuntimeError as error:
+        if parsed.verbose:
+            raise
+        _complain(f"kd-ray {parsed.command} failed: {error}")
+        return 1
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    root = root_folder()
+    config = _load(Path(parsed.config), parsed.overrides, root)
+    if parsed.command == "check":
+        from kd_ray.commands.check import check
+
+        return 0 if check(config, root).ok else 2
+    if parsed.command == "inspect":
+        from kd_ray.commands.inspect import inspect
+
+        inspect(config, parsed.utterance, root, split=parsed.split, student=parsed.student)
+        return 0
+    if parsed.command == "selftest":
+        from kd_ray.commands.selftest import selftest
+
+        return 0 if selftest(config, root).ok else 1
+    _expect(config, parsed.command, parsed.config)
+    COMMANDS[parsed.command]()(config, root)
+    return 0
+
+
+def _load(path: Path, overrides: Sequence[str], root: Path) -> Section:
+    """A configuration lies beside the code: relative to the working folder, else to the root."""
+    return load(path if path.exists() else root / path, overrides)
+
+
+def _expect(config: Section, command: str, path: str) -> None:
+    found: Any = getattr(config, "command", None)
+    if found != command:
+        raise ConfigError(
+            f"{path} is a configuration for `kd-ray {found}`, not for `kd-ray {command}`"
+        )
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kd-ray",
+        description="Distributed knowledge distillation for speech, on Ray.",
+        epilog="Relative paths start at KD_RAY_ROOT, or at the folder of the command.",
+    )
+    parser.add_argument("--version", action="version", version=f"kd-ray {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in [*COMMANDS, "check", "inspect", "selftest"]:
+        command = commands.add_parser(name, help=_HELP[name], description=_HELP[name])
+        command.add_argument("-v", "--verbose", action="store_true", help="tracebacks, debug lines")
+        if name == "bench":
+            command.add_argument("what", choices=["step"], help="what is measured")
+        command.add_argument("config", metavar="CONFIG", help="YAML file")
+        if name == "inspect":
+            command.add_argument("utterance", metavar="ID", help="utterance id")
+            command.add_argument("--split", default=None, help="manifest to look in")
+            command.add_argument("--student", default=None, help="another run or checkpoint folder")
+        command.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="e.g. training.epochs=3"
+        )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""Teacher hosts as Ray actors: the process around a `TeacherHost`, and bringing several up."""
+
+import dataclasses
+import logging
+import math
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from kd_ray.config.teachers import PoolSource as PoolSettings
+from kd_ray.core.contracts import Audio, Score, TeacherInfo, TeachersInfo
+from kd_ray.teachers.answers import HostAnswer
+from kd_ray.teachers.host import HostStatus, ScoringTeacher, TeacherHost
+from kd_ray.teachers.policies import deal
+
+logger = logging.getLogger(__name__)
+
+Loader = Callable[[Sequence[Path], str], Sequence[ScoringTeacher]]
+"""(checkpoint folders, device) -> teachers, in the same order; called in the host's process."""
+
+HostHandle = Any
+"""An actor handle of `HostProcess`; Ray's own types lose its async methods."""
+
+
+class PoolStartError(RuntimeError):
+    """A host could not be started, or could not load its teachers."""
+
+
+@dataclass(frozen=True)
+class HostAddress:
+    """A host's actor name and the teachers that live there."""
+
+    name: str
+    teachers: tuple[int, ...]
+    pid: int
+    node: str
+
+
+@dataclass(frozen=True)
+class PoolAddress:
+    """All that a client needs to find a pool; plain data, sent to any process of the job."""
+
+    namespace: str
+    hosts: tuple[HostAddress, ...]
+    info: TeachersInfo
+    settings: PoolSettings
+
+
+@dataclass(frozen=True)
+class HostArrival:
+    """What a host says once its teachers are loaded."""
+
+    infos: tuple[TeacherInfo, ...]
+    pid: int
+    node: str
+
+
+def load_from_folders(folders: Sequence[Path], device: str) -> Sequence[ScoringTeacher]:
+    """The loader of real pools."""
+    # Only a host's process needs the model code.
+    from kd_ray.teachers.teacher import load_teachers
+
+    return load_teachers(folders, device)
+
+
+class HostProcess:
+    """A `TeacherHost` with the process around it; an async actor in a pool."""
+
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        indices: Sequence[int],
+        num_teachers: int,
+        settings: PoolSettings,
+        load: Loader,
+    ) -> None:
+        torch.set_num_threads(max(1, math.floor(settings.cpus_per_host)))
+        device = "cuda" if settings.gpus_per_host > 0 else "cpu"
+        self._host = TeacherHost(
+            load(folders, device),
+            indices=indices,
+            num_teachers=num_teachers,
+            batching=settings.batching,
+            max_batch_utterances=settings.max_batch_utterances,
+            batch_wait_ms=settings.batch_wait_ms,
+        )
+
+    async def arrive(self) -> HostArrival:
+        """Answers once the teachers are loaded."""
+        node = ray.get_runtime_context().get_node_id()
+        return HostArrival(self._host.infos, os.getpid(), node)
+
+    async def score(self, audio: Audio, question: Score) -> HostAnswer:
+        """Answer `question`, whose audio travels beside it (one object for all hosts)."""
+        return await self._host.score(dataclasses.replace(question, audio=audio))
+
+    async def status(self) -> HostStatus:
+        """Queue and counters."""
+        return self._host.status
+
+
+HostActor = ray.remote(HostProcess)
+
+
+class HostStarter:
+    """Brings a pool's hosts up."""
+
+    def __init__(self, folders: Sequence[Path], settings: PoolSettings, load: Loader) -> None:
+        self._folders = tuple(folders)
+        self._settings = settings
+        self._load = load
+        self._namespace = str(ray.get_runtime_context().namespace)
+        dealt = deal(len(self._folders), settings.hosts)
+        pool = uuid.uuid4().hex[:8]
+        self.placement = {
+            f"kd_ray-pool-{pool}-host-{number}": indices for number, indices in enumerate(dealt)
+        }
+        if len(dealt) < settings.hosts:
+            logger.warning(
+                "teachers.source.hosts is %d but there are only %d teachers: %d hosts are started",
+                settings.hosts,
+                len(self._folders),
+                len(dealt),
+            )
+        self._warn_if_too_large()
+
+    def start_host(self, name: str, indices: Sequence[int]) -> HostHandle:
+        """Create a host's actor; it loads its teachers by itself."""
+        actor = HostActor.options(
+            name=name,
+            namespace=self._namespace,
+            num_cpus=self._settings.cpus_per_host,
+            num_gpus=self._settings.gpus_per_host,
+            max_restarts=0,
+            max_task_retries=0,
+            # Not inside a placement group that the caller may happen to sit in.
+            scheduling_strategy="DEFAULT",
+        )
+        folders = [self._folders[index] for index in indices]
+        handle: HostHandle = actor.remote(
+            folders, indices, len(self._folders), self._settings, self._load
+        )
+        return handle
+
+    def await_arrivals(self, handles: Sequence[HostHandle]) -> list[HostArrival]:
+        """Wait until every host's teachers are loaded, or say which are not and why."""
+        references = [handle.arrive.remote() for handle in handles]
+        limit_s = self._settings.start_timeout_s
+        _, late = ray.wait(references, num_returns=len(references), timeout=limit_s)
+        arrivals = []
+        for (name, indices), reference in zip(self.placement.items(), references, strict=True):
+            folders = ", ".join(str(self._folders[index]) for index in indices)
+            if reference in late:
+                raise PoolStartError(
+                    f"{name} did not start within {limit_s:g} s (teachers: {folders}). It asks for "
+                    f"{self._wish()}; the cluster has {_offer()}. Ways out: lower "
+                    "teachers.source.hosts, cpus_per_host or gpus_per_host, or raise "
+                    "teachers.source.start_timeout_s if the teachers are large."
+                )
+            try:
+                arrivals.append(ray.get(reference))
+            except (ray.exceptions.RayActorError, ray.exceptions.RayTaskError) as error:
+                raise PoolStartError(
+                    f"{name} could not load its teachers ({folders}): {error}"
+                ) from error
+        return arrivals
+
+    def address(self, arrivals: Sequence[HostArrival]) -> PoolAddress:
+        """Where clients find the pool."""
+        infos = [info for arrival in arrivals for info in arrival.infos]
+        infos.sort(key=lambda info: info.index)
+        return PoolAddress(
+            namespace=self._namespace,
+            hosts=tuple(
+                HostAddress(name, indices, arrival.pid, arrival.node)
+                for (name, indices), arrival in zip(self.placement.items(), arrivals, strict=True)
+            ),
+            info=TeachersInfo(teachers=tuple(infos), source="pool"),
+            settings=self._settings,
+        )
+
+    def _warn_if_too_large(self) -> None:
+        total = _total_resources()
+        needed = {"CPU": self._settings.cpus_per_host, "GPU": self._settings.gpus_per_host}
+        hosts = len(self.placement)
+        if any(hosts * each > total.get(kind, 0.0) for kind, each in needed.items()):
+            logger.warning(
+                "%d teacher hosts ask for %s each, but the cluster has %s; waiting up to %g s",
+                hosts,
+                self._wish(),
+                _offer(),
+                self._settings.start_timeout_s,
+            )
+
+    def _wish(self) -> str:
+        return f"{self._settings.cpus_per_host:g} CPU, {self._settings.gpus_per_host:g} GPU"
+
+
+def kill_hosts(handles: Sequence[HostHandle]) -> None:
+    """End host processes."""
+    for handle in handles:
+        ray.kill(handle, no_restart=True)
+
+
+def _total_resources() -> dict[str, float]:
+    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
+def _offer() -> str:
+    total = _total_resources()
+    free = dict(ray.available_resources())  # type: ignore[no-untyped-call]
+    return ", ".join(
+        f"{total.get(kind, 0.0):g} {kind} ({free.get(kind, 0.0):g} free)" for kind in ("CPU", "GPU")
+    )

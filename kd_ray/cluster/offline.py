@@ -1,0 +1,280 @@
+"""Teachers over whole splits, through Ray Data: actors fill the shards of a target store."""
+
+import json
+import logging
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from kd_ray.teachers.inference import InferenceJob, LoadTeachers, ShardRecord, ShardScorer
+from kd_ray.teachers.store import StoreError, TargetStore
+from kd_ray.teachers.teacher import load_teachers
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3
+"""How often a work item may take its process down with it (out of memory, lost node).
+
+Ray Data starts actors again without end, and the remote arguments that would bound it are
+deprecated; so attempts are counted in files beside the shards.
+"""
+_ATTEMPTS_FOLDER = "_attempts"
+_TALK = (
+    "enable_progress_bars",
+    "print_on_execution_start",
+    "enable_auto_log_stats",
+    "verbose_stats_logs",
+)
+"""What Ray Data prints by itself (settings of its context)."""
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """A shard that teachers of one group have to score."""
+
+    split: str
+    shard: int
+    group: tuple[str, ...]
+    """Digests of the teachers that are resident together."""
+    due: tuple[str, ...]
+    """Those of them that have not committed the shard."""
+
+
+@dataclass(frozen=True)
+class OfflineSummary:
+    """What a run did."""
+
+    records: tuple[ShardRecord, ...]
+    """Shards committed in this run, one record per shard and teacher."""
+    kept: int
+    """Shards (times teachers) that were there already."""
+    wall_s: float
+
+
+class OfflineError(RuntimeError):
+    """A shard could not be made; shards committed so far are kept."""
+
+
+def plan_work(
+    store: TargetStore, splits: Sequence[str], teachers: Sequence[str], teachers_per_actor: int
+) -> list[WorkItem]:
+    """What is missing, group of teachers by group, so that an actor seldom changes its group.
+
+    Args:
+        store: splits planned.
+        splits: which to fill.
+        teachers: digests, in order.
+        teachers_per_actor: size of a group.
+    """
+    unfinished = [
+        digest for digest in teachers if any(store.missing(split, digest) for split in splits)
+    ]
+    items = []
+    for start in range(0, len(unfinished), teachers_per_actor):
+        group = tuple(unfinished[start : start + teachers_per_actor])
+        for split in splits:
+            for shard in store.shards(split):
+                due = tuple(digest for digest in group if not store.committed(shard, digest))
+                if due:
+                    items.append(WorkItem(split, shard.index, group, due))
+    return items
+
+
+def run_offline(
+    job: InferenceJob,
+    *,
+    actors: int = 1,
+    cpus_per_actor: float = 1,
+    gpus_per_actor: float = 0,
+    teachers_per_actor: int = 8,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    load: LoadTeachers = load_teachers,
+) -> OfflineSummary:
+    """Fill every planned split of `job.manifests` for every teacher of `job.folders`.
+
+    Needs a running Ray (`kd_ray.cluster.runtime.ensure_ray`), unless nothing is missing. What a
+    killed run has committed is kept; its half-written files are removed. Runs on GPUs if
+    `gpus_per_actor` is above 0.
+
+    Args:
+        job: what to do; its `device` is chosen here.
+        actors: processes that score side by side.
+        cpus_per_actor: that each reserves.
+        gpus_per_actor: likewise; fractions share a device.
+        teachers_per_actor: teachers resident at a time in an actor.
+        progress: gets shards done and shards in all (times teachers), after each work item.
+        load: makes teachers of checkpoint folders; importable by the actors.
+
+    Raises:
+        OfflineError: a shard could not be made; names split, shard and cause (with the teacher).
+        StoreError: another process is writing this store, or it cannot be read.
+        ValueError: the cluster does not have what one actor asks for.
+    """
+    started = time.perf_counter()
+    store = TargetStore.open(job.store)
+    splits, teachers = list(job.manifests), list(job.folders)
+    total = sum(len(store.shards(split)) for split in splits) * len(teachers)
+    records: list[ShardRecord] = []
+    with store.writing():
+        items = plan_work(store, splits, teachers, teachers_per_actor)
+        kept = total - sum(len(item.due) for item in items)
+        logger.info("%d of %d shards are there already", kept, total)
+        progress(kept, total)
+
+        def collect(done: Sequence[ShardRecord]) -> None:
+            records.extend(done)
+            progress(kept + len(records), total)
+
+        if items:
+            job = replace(job, device="cuda" if gpus_per_actor else "cpu")
+            size = _pool_size(min(actors, len(items)), cpus_per_actor, gpus_per_actor)
+            attempts = job.store / _ATTEMPTS_FOLDER
+            shutil.rmtree(attempts, ignore_errors=True)
+            _work_off(job, items, size, cpus_per_actor, gpus_per_actor, load, collect)
+            shutil.rmtree(attempts, ignore_errors=True)
+        store.update_gap()
+    return OfflineSummary(tuple(records), kept, time.perf_counter() - started)
+
+
+class ShardActor:
+    """What Ray Data calls: one work item in, the records of its shards out."""
+
+    def __init__(self, job: InferenceJob, load: LoadTeachers) -> None:
+        self._job = job
+        self._load = load
+        self._scorer: ShardScorer | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        """Fill the shards of the batch's items; a failure travels back as a result.
+
+        An exception would reach the driver wrapped in Ray Data's own, with its cause as text.
+        """
+        answers = []
+        for text in batch["item"]:
+            item = WorkItem(**json.loads(str(text)))
+            answer: dict[str, Any]
+            try:
+                with _counted_attempt(self._job.store, item):
+                    if self._scorer is None:
+                        self._scorer = ShardScorer(self._job, self._load)
+                    records = self._scorer.run(item.split, item.shard, item.due, item.group)
+                answer = {"records": [asdict(record) for record in records]}
+            except Exception as error:
+                answer = {
+                    "error": f"{type(error).__name__}: {error}",
+                    "expected": isinstance(error, (StoreError, OSError, ValueError)),
+                    "traceback": traceback.format_exc(),
+                    "item": asdict(item),
+                }
+            answers.append(json.dumps(answer))
+        return {"answer": answers}
+
+
+@contextmanager
+def _counted_attempt(store: Path, item: WorkItem) -> Iterator[None]:
+    """Count the times that a work item was begun and its process never came back from it.
+
+    Raises:
+        OfflineError: it has happened `MAX_ATTEMPTS` times.
+    """
+    marks = store / _ATTEMPTS_FOLDER / f"{item.split}-{item.shard}-{item.due[0]}"
+    begun = marks.stat().st_size if marks.exists() else 0
+    if begun >= MAX_ATTEMPTS:
+        raise OfflineError(
+            f"the process that scored it died {begun} times, with teachers "
+            f"{', '.join(item.due)}; is memory short? Lower teachers_per_actor, batch_size or actors"
+        )
+    marks.parent.mkdir(exist_ok=True)
+    with marks.open("ab") as file:
+        file.write(b".")
+    try:
+        yield
+    finally:
+        marks.unlink(missing_ok=True)
+
+
+def _work_off(
+    job: InferenceJob,
+    items: Sequence[WorkItem],
+    size: int,
+    cpus: float,
+    gpus: float,
+    load: LoadTeachers,
+    collect: Callable[[Sequence[ShardRecord]], None],
+) -> None:
+    """Run all items through a pool of `size` actors; `collect` gets each item's records."""
+    with _quiet_ray_data():
+        texts = [json.dumps(asdict(item)) for item in items]
+        # One item a block: Ray Data hands out blocks, and an item is a good piece of work.
+        dataset = ray.data.from_items(texts, override_num_blocks=len(texts)).map_batches(
+            ShardActor,
+            batch_size=1,
+            compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
+            fn_constructor_kwargs={"job": job, "load": load},
+            num_cpus=cpus,
+            num_gpus=gpus,
+        )
+        for row in dataset.iter_rows():
+            collect(_records(json.loads(row["answer"])))
+
+
+def _records(answer: dict[str, Any]) -> list[ShardRecord]:
+    """The records in an actor's answer; `OfflineError` if it failed."""
+    if "error" in answer:
+        item = answer["item"]
+        if not answer["expected"]:
+            logger.error("unexpected failure in an actor:\n%s", answer["traceback"])
+        raise OfflineError(
+            f"shard {item['shard']} of split {item['split']!r}: {answer['error']}\n"
+            "Shards committed so far are kept: the same command goes on from here."
+        )
+    records = [ShardRecord(**record) for record in answer["records"]]
+    for record in records:
+        logger.info(
+            "split %s shard %d teacher %s: %d rows in %.2f s",
+            record.split, record.shard, record.teacher, record.rows, record.seconds,
+        )  # fmt: skip
+    return records
+
+
+def _pool_size(wanted: int, cpus: float, gpus: float) -> int:
+    """As many actors as wanted, but no more than the cluster has room for."""
+    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    room = wanted
+    for name, each in (("CPU", cpus), ("GPU", gpus)):
+        if each > 0:
+            fitting = int(there.get(name, 0.0) / each + 1e-9)
+            if fitting < 1:
+                raise ValueError(
+                    f"an actor asks for {each:g} {name}, the cluster has {there.get(name, 0.0):g}; "
+                    f"lower {name.lower()}s_per_actor or start Ray with more"
+                )
+            room = min(room, fitting)
+    if room < wanted:
+        logger.warning("%d actors were asked for, the cluster has room for %d", wanted, room)
+    return room
+
+
+@contextmanager
+def _quiet_ray_data() -> Iterator[None]:
+    """No progress bars or execution plans of Ray Data: progress is reported shard by shard."""
+    context = DataContext.get_current()
+    ray_logger = logging.getLogger("ray.data")
+    level, before = ray_logger.level, {name: getattr(context, name) for name in _TALK}
+    ray_logger.setLevel(logging.ERROR)
+    for name in _TALK:
+        setattr(context, name, False)
+    try:
+        yield
+    finally:
+        ray_logger.setLevel(level)
+        for name, value in before.items():
+            setattr(context, name, value)

@@ -1,0 +1,142 @@
+"""Joining Ray, or starting a private one: the single place where `ray.init` is called."""
+
+import logging
+import os
+import shutil
+import site
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+
+import kd_ray
+
+logger = logging.getLogger(__name__)
+
+_MIB = 1 << 20
+_MIN_OBJECT_STORE_MIB = 80  # Ray refuses less than 75 MiB.
+
+
+class RayHandle:
+    """This process's connection to Ray; `close` shuts down only what `ensure_ray` started."""
+
+    def __init__(self, *, connected_here: bool, private: bool) -> None:
+        self.connected_here = connected_here
+        """False where Ray was initialised before."""
+        self.private = private
+        """True where the cluster was started for this process and ends with it."""
+
+    @property
+    def address(self) -> str:
+        """Of the cluster's control store, host:port."""
+        return str(ray.get_runtime_context().gcs_address)
+
+    @property
+    def namespace(self) -> str:
+        """Where this job's named actors live."""
+        return str(ray.get_runtime_context().namespace)
+
+    def close(self) -> None:
+        """Disconnect (and end the private cluster); a second call does nothing."""
+        if self.connected_here:
+            self.connected_here = False
+            ray.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def ensure_ray(
+    cpus: int | None = None,
+    *,
+    object_store_mib: int = 1024,
+    dashboard: bool = False,
+    log_to_driver: bool = False,
+) -> RayHandle:
+    """Be connected to Ray, with kd_ray importable in its workers and one thread each.
+
+    An initialised Ray is used as it is. Otherwise the cluster named by `RAY_ADDRESS` is joined
+    (`ray job submit` sets it), and without that a private one is started, which never touches
+    other clusters on the machine.
+
+    Args:
+        cpus: logical CPUs of a private cluster; default: those of the machine.
+        object_store_mib: shared memory of a private cluster, at most half of what is free there.
+        dashboard: of a private cluster; costs seconds and memory. Needed by Ray Train's clean-up
+            of worker groups (it asks the state API) and by `ray job submit`.
+        log_to_driver: show workers' output; otherwise it is in Ray's log files only.
+    """
+    if ray.is_initialized():
+        return RayHandle(connected_here=False, private=False)
+    # Read when Ray's processes start; a user's own choice stays.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    common: dict[str, Any] = {
+        "configure_logging": True,
+        "logging_level": logging.WARNING,
+        "log_to_driver": log_to_driver,
+    }
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    if address and address != "local":
+        ray.init(address=address, runtime_env=_joined_environment(), **common)
+        return RayHandle(connected_here=True, private=False)
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        object_store_memory=_object_store_bytes(object_store_mib),
+        include_dashboard=dashboard,
+        runtime_env=_private_environment(),
+        **common,
+    )
+    return RayHandle(connected_here=True, private=True)
+
+
+def _checkout() -> Path | None:
+    """The folder that kd_ray is imported from, unless it is installed in site-packages."""
+    folder = Path(kd_ray.__file__).resolve().parents[1]
+    installed = {Path(path).resolve() for path in [*site.getsitepackages(), site.USER_SITE or ""]}
+    return None if folder in installed else folder
+
+
+def _private_environment() -> dict[str, Any]:
+    """Workers on this machine: same checkout, one thread until somebody sets more."""
+    variables = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    checkout = _checkout()
+    if checkout is not None:
+        paths = [str(checkout), os.environ.get("PYTHONPATH", "")]
+        variables["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    return {"env_vars": variables}
+
+
+def _joined_environment() -> dict[str, Any]:
+    """Workers of a running cluster: a job brings its own code, another driver sends the package."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return {}
+    environment: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1"}}
+    if _checkout() is not None:
+        environment["py_modules"] = [str(Path(kd_ray.__file__).resolve().parent)]
+    return environment
+
+
+def _object_store_bytes(wanted_mib: int) -> int:
+    """`wanted_mib`, but no more than half of the free shared memory."""
+    shared = Path("/dev/shm")
+    free_mib = shutil.disk_usage(shared).free // _MIB if shared.is_dir() else wanted_mib * 2
+    mib = max(_MIN_OBJECT_STORE_MIB, min(wanted_mib, free_mib // 2))
+    if mib < wanted_mib:
+        logger.warning(
+            "object store: %d MiB instead of %d (free shared memory: %d MiB)",
+            mib,
+            wanted_mib,
+            free_mib,
+        )
+    return mib * _MIB

@@ -1,0 +1,163 @@
+"""Training under Ray Train: one worker in this process, or a group of them."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from kd_ray.cluster.pool import PoolAddress, PoolSource, TeacherPool
+from kd_ray.cluster.runtime import ensure_ray
+from kd_ray.config.commands import DistillConfig, TrainConfig
+from kd_ray.config.teachers import PoolSource as PoolSection
+from kd_ray.config.teachers import StoreSource as StoreSection
+from kd_ray.core.contracts import TeacherSource
+from kd_ray.evaluation.run_folder import RunFolder
+from kd_ray.evaluation.system import read_teacher_list
+from kd_ray.models.checkpoint import checkpoint_digest
+from kd_ray.speech.tokens import Tokens
+from kd_ray.students.collective import Alone, Collective, ProcessGroup
+from kd_ray.students.session import read_split, run_session
+from kd_ray.teachers.local_source import LocalSource
+from kd_ray.teachers.store import TargetStore
+from kd_ray.teachers.store_source import StoreSource
+from kd_ray.teachers.teacher import load_teachers
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What a worker needs to know; travels to the workers."""
+
+    config: TrainConfig | DistillConfig
+    root: Path
+    pool: PoolAddress | None = None
+
+
+def run_training(config: TrainConfig | DistillConfig, root: Path) -> dict[str, Any]:
+    """Train (or go on training, or find finished) the model of `config`; returns its summary."""
+    run = RunFolder(root, config.name)
+    run.open(config)
+    finished = run.summary()
+    if finished is not None:
+        logger.info("%s is finished already; nothing to do", config.name)
+        return finished
+    pool = _start_pool(config, root, run)
+    try:
+        job = TrainingJob(config, root, pool.address if pool else None)
+        _trainer(job, run).fit()
+    finally:
+        if pool is not None:
+            pool.close()
+    summary = run.summary()
+    assert summary is not None, "a training that ended without an error has a summary"
+    return summary
+
+
+def _trainer(job: TrainingJob, run: RunFolder) -> TorchTrainer:
+    # One line a validation is ours to write; Ray Train repeats it as a dictionary.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    workers = job.config.workers
+    in_this_process = workers.count == 1 and (not workers.gpus or torch.cuda.is_available())
+    if not in_this_process:
+        # A report waits for the controller's next look; its default is two seconds.
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+        ensure_ray()
+    resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
+    # NCCL refuses two ranks on one device, which fractions of a GPU make.
+    backend = "nccl" if workers.gpus >= 1 else "gloo"
+    return TorchTrainer(
+        _work,
+        train_loop_config={"job": job},
+        torch_config=None if in_this_process else TorchConfig(backend=backend),
+        scaling_config=ScalingConfig(
+            num_workers=0 if in_this_process else workers.count,
+            use_gpu=bool(workers.gpus),
+            resources_per_worker=None if in_this_process else resources,
+        ),
+        run_config=RunConfig(
+            # Ray Train takes up an old run of the same name; ours resume from the run folder.
+            name=f"{job.config.name.replace('/', '-')}-{time.time_ns()}",
+            storage_path=str(run.path / "logs" / "ray_train"),
+            failure_config=FailureConfig(max_failures=workers.max_restarts),
+        ),
+    )
+
+
+def _work(settings: Mapping[str, Any]) -> None:
+    """What every worker does."""
+    job: TrainingJob = settings["job"]
+    workers = job.config.workers
+    torch.set_num_threads(max(1, int(workers.cpus)))
+    device = ray.train.torch.get_device() if workers.gpus else torch.device("cpu")
+    grouped = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    collective: Collective = ProcessGroup(device) if grouped else Alone()
+    run = RunFolder(job.root, job.config.name)
+    source = open_source(job, device, run.event) if _is_distillation(job.config) else None
+    try:
+        run_session(
+            job.config,
+            root=job.root,
+            collective=collective,
+            device=device,
+            source=source,
+            on_epoch=_report,
+        )
+    finally:
+        if source is not None:
+            source.close()
+
+
+def _report(figures: Mapping[str, Any]) -> None:
+    ray.train.report({key: value for key, value in figures.items() if key != "kind"})
+
+
+def open_source(
+    job: TrainingJob, device: torch.device, on_event: Callable[..., None]
+) -> TeacherSource:
+    """The source of teacher signals that a distillation names."""
+    config = job.config
+    assert isinstance(config, DistillConfig)
+    section = config.teachers.source
+    folders = read_teacher_list(config.teachers.list, job.root) if config.teachers.list else None
+    if isinstance(section, StoreSection):
+        tokens = Tokens.load(job.root / config.data.tokens)
+        return StoreSource(
+            TargetStore.open(job.root / section.path),
+            read_split(config.data.train, job.root, config, tokens),
+            column=config.data.column,
+            teachers=[checkpoint_digest(folder) for folder in folders] if folders else None,
+        )
+    if isinstance(section, PoolSection):
+        assert job.pool is not None
+        return PoolSource(job.pool, on_event=on_event)
+    assert folders is not None
+    return LocalSource(load_teachers(folders, str(device)), on_event=on_event)
+
+
+def _is_distillation(config: TrainConfig | DistillConfig) -> bool:
+    return isinstance(config, DistillConfig)
+
+
+def _start_pool(
+    config: TrainConfig | DistillConfig, root: Path, run: RunFolder
+) -> TeacherPool | None:
+    if not isinstance(config, DistillConfig):
+        return None
+    section = config.teachers.source
+    if not isinstance(section, PoolSection):
+        return None
+    assert config.teachers.list is not None
+    ensure_ray()
+    folders = read_teacher_list(config.teachers.list, root)
+    pool = TeacherPool.start(folders, section)
+    run.event("pool_started", hosts=section.hosts, teachers=len(folders))
+    return pool

@@ -1,0 +1,269 @@
+"""`kd-ray check`: what would go wrong, found in seconds, before anything starts."""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kd_ray.commands.train_teachers import teacher_configs
+from kd_ray.config.base import Section
+from kd_ray.config.commands import (
+    DecodeConfig,
+    DistillConfig,
+    EvaluateConfig,
+    InferTeachersConfig,
+    PrepareConfig,
+    RecipeConfig,
+    TrainConfig,
+    TrainTeachersConfig,
+)
+from kd_ray.config.data import ManifestCorpus
+from kd_ray.config.load import load
+from kd_ray.config.teachers import PoolSource, StoreSource
+from kd_ray.config.training import Workers
+from kd_ray.core.contracts import TeacherInfo, TeachersInfo, handshake
+from kd_ray.evaluation.system import read_teacher_list, resolve_checkpoint
+from kd_ray.models.checkpoint import read_config
+from kd_ray.speech.manifest import Utterance, read_manifest
+from kd_ray.speech.tokens import Tokens
+from kd_ray.students.session import read_split, student_needs
+from kd_ray.teachers.store import TargetStore, estimate_bytes
+from kd_ray.teachers.teacher import load_teachers
+
+logger = logging.getLogger(__name__)
+
+_MIB = 2**20
+_SAMPLE_BYTES_PER_S = 32_000
+
+
+@dataclass
+class Findings:
+    """What a check found: problems stop a run, notes help to plan it."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Nothing stands in the way."""
+        return not self.problems
+
+    def attempt(self, action: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Call, and turn a user's error into a problem; None in that case."""
+        try:
+            return action(*arguments, **options)
+        except (ValueError, OSError) as error:
+            if str(error) not in self.problems:
+                self.problems.append(str(error))
+            return None
+
+
+def check(config: Section, root: Path) -> Findings:
+    """Look at everything that a command would read; logs problems and notes, returns them."""
+    found = Findings()
+    for kind, look in _CHECKS.items():
+        if isinstance(config, kind):
+            look(config, root, found)
+    for note in found.notes:
+        logger.info("note: %s", note)
+    for problem in found.problems:
+        logger.error("problem: %s", problem)
+    if found.ok:
+        logger.info("no problem found")
+    else:
+        logger.error("%d problem%s", len(found.problems), "s" * (len(found.problems) > 1))
+    return found
+
+
+def _check_prepare(config: PrepareConfig, root: Path, found: Findings) -> None:
+    if isinstance(config.corpus, ManifestCorpus):
+        for path in (config.corpus.train, config.corpus.valid, config.corpus.test):
+            if path is not None:
+                found.attempt(read_manifest, root / path)
+
+
+def _check_train(config: TrainConfig, root: Path, found: Findings) -> None:
+    _check_data(config, root, found)
+    _check_workers(config.workers, 0.0, 0.0, found)
+
+
+def _check_train_teachers(config: TrainTeachersConfig, root: Path, found: Findings) -> None:
+    configs = found.attempt(teacher_configs, config)
+    if configs is None:
+        return
+    checked: set[str] = set()
+    for name, each in configs.items():
+        # Teachers mostly share data and front end: look at each combination once.
+        key = repr((each.data, each.model.front_end, each.model.encoder.time_strides))
+        if key not in checked:
+            checked.add(key)
+            before = len(found.problems)
+            _check_data(each, root, found)
+            found.problems[before:] = [
+                f"teacher {name}: {text}" for text in found.problems[before:]
+            ]
+    _check_workers(config.base.workers, 0.0, 0.0, found)
+
+
+def _check_data(
+    config: TrainConfig | DistillConfig, root: Path, found: Findings
+) -> tuple[Tokens, list[Utterance]] | None:
+    """Tokens, manifests with every row (audio headers, symbols, CTC lengths), warm start."""
+    tokens: Tokens | None = found.attempt(Tokens.load, root / config.data.tokens)
+    rows: dict[str, list[Utterance] | None] = {}
+    for manifest in (config.data.train, config.data.valid):
+        if tokens is None:
+            found.attempt(read_manifest, root / manifest)
+        else:
+            rows[manifest] = found.attempt(read_split, manifest, root, config, tokens)
+    if config.training.init_encoder_from:
+        found.attempt(read_config, root / config.training.init_encoder_from)
+    train = rows.get(config.data.train)
+    if tokens is None or train is None:
+        return None
+    hours = sum(row.duration_s or 0.0 for row in train) / 3600
+    found.notes.append(
+        f"{config.data.train}: {len(train)} utterances, {hours:.2f} h; {len(tokens)} tokens"
+    )
+    return tokens, train
+
+
+def _check_distill(config: DistillConfig, root: Path, found: Findings) -> None:
+    data = _check_data(config, root, found)
+    source = config.teachers.source
+    infos: list[TeacherInfo] | None = None
+    store: TargetStore | None = None
+    if isinstance(source, StoreSource):
+        store = found.attempt(TargetStore.open, root / source.path)
+        if store is not None:
+            infos = list(store.teachers)
+    elif config.teachers.list is not None:
+        infos = found.attempt(_describe_teachers, config.teachers.list, root)
+    hosts = source.hosts if isinstance(source, PoolSource) else 0
+    if isinstance(source, PoolSource):
+        _check_workers(
+            config.workers, hosts * source.cpus_per_host, hosts * source.gpus_per_host, found
+        )
+    else:
+        _check_workers(config.workers, 0.0, 0.0, found)
+    if data is None or infos is None:
+        return
+    tokens, train = data
+    found.attempt(handshake, student_needs(tokens), TeachersInfo(tuple(infos), source=source.type))
+    if store is not None:
+        found.attempt(_check_coverage, store, train, config)
+    found.notes.append(_estimates(config, tokens, train, len(infos), hosts))
+
+
+def _describe_teachers(spec: str | tuple[str, ...], root: Path) -> list[TeacherInfo]:
+    return [teacher.info for teacher in load_teachers(read_teacher_list(spec, root))]
+
+
+def _check_coverage(store: TargetStore, train: list[Utterance], config: DistillConfig) -> None:
+    ids = [row.id for row in train]
+    split = store.split_for(ids)
+    store.check_data(split, train, config.data.column)
+    store.require(split, ids, store.index.digests)
+
+
+def _estimates(
+    config: DistillConfig, tokens: Tokens, train: list[Utterance], teachers: int, hosts: int
+) -> str:
+    lengths = [len(tokens.encode(row.text(config.data.column) or "")) + 1 for row in train]
+    positions = sum(lengths) / len(lengths)
+    stored = estimate_bytes(
+        utterances=len(train), positions=positions, vocabulary_size=len(tokens), teachers=teachers
+    )
+    batch = config.data.batches.batch_size
+    longest_s = max(row.duration_s or 0.0 for row in train)
+    audio = batch * longest_s * _SAMPLE_BYTES_PER_S
+    answers = max(1, hosts) * batch * max(lengths) * len(tokens) * 4
+    flying = (config.training.lookahead + 1) * (audio + answers)
+    return (
+        f"a store of these {teachers} teachers takes about {stored / _MIB:.0f} MiB (float32); "
+        f"signals in flight take at most {flying / _MIB:.1f} MiB of the object store"
+    )
+
+
+def _check_workers(workers: Workers, more_cpus: float, more_gpus: float, found: Findings) -> None:
+    """Resources, where they can be known: a cluster's are known to the cluster."""
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    import torch
+
+    cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    wanted_cpus = workers.count * workers.cpus + more_cpus
+    wanted_gpus = workers.count * workers.gpus + more_gpus
+    if wanted_gpus > gpus:
+        found.problems.append(
+            f"workers and teacher hosts ask for {wanted_gpus:g} GPUs, this machine has {gpus}; "
+            "lower workers.gpus or teachers.source.gpus_per_host, or submit to a cluster"
+        )
+    if wanted_cpus > cpus:
+        found.notes.append(
+            f"workers and teacher hosts ask for {wanted_cpus:g} CPUs, this machine has {cpus}: "
+            "they will share them, and be slower for it"
+        )
+
+
+def _check_infer(config: InferTeachersConfig, root: Path, found: Findings) -> None:
+    tokens: Tokens | None = found.attempt(Tokens.load, root / config.tokens)
+    infos: list[TeacherInfo] | None = found.attempt(_describe_teachers, config.teachers, root)
+    rows: list[Utterance] = []
+    for manifest in config.splits.values():
+        rows += found.attempt(read_manifest, root / manifest) or []
+    if tokens is None or infos is None or not rows:
+        return
+    found.attempt(handshake, student_needs(tokens), TeachersInfo(tuple(infos), source="store"))
+    lengths = [len(tokens.encode(row.text(config.column) or "")) + 1 for row in rows]
+    size = estimate_bytes(
+        utterances=len(rows),
+        positions=sum(lengths) / len(lengths),
+        vocabulary_size=len(tokens),
+        teachers=len(infos),
+        dtype=config.dtype,
+        top_k=config.top_k,
+    )
+    found.notes.append(
+        f"{len(rows)} utterances, {len(infos)} teachers: a store of about {size / _MIB:.0f} MiB"
+    )
+
+
+def _check_evaluate(config: EvaluateConfig, root: Path, found: Findings) -> None:
+    found.attempt(Tokens.load, root / config.tokens)
+    for manifest in config.splits.values():
+        found.attempt(read_manifest, root / manifest)
+    if config.systems.teachers:
+        found.attempt(read_teacher_list, config.systems.teachers, root)
+    for folder in config.systems.students.values():
+        found.attempt(lambda place=folder: read_config(resolve_checkpoint(root / place)))
+
+
+def _check_decode(config: DecodeConfig, root: Path, found: Findings) -> None:
+    found.attempt(lambda: read_config(resolve_checkpoint(root / config.system)))
+    if config.manifest is not None:
+        found.attempt(read_manifest, root / config.manifest)
+
+
+def _check_recipe(config: RecipeConfig, root: Path, found: Findings) -> None:
+    """Only the configurations: what later steps read is made by earlier ones."""
+    for step in config.steps:
+        for task in step.tasks:
+            place = Path(task.config)
+            section = found.attempt(load, place if place.exists() else root / place, task.overrides)
+            if isinstance(section, TrainTeachersConfig):
+                found.attempt(teacher_configs, section)
+
+
+_CHECKS: dict[type[Section], Callable[[Any, Path, Findings], None]] = {
+    PrepareConfig: _check_prepare,
+    TrainConfig: _check_train,
+    TrainTeachersConfig: _check_train_teachers,
+    DistillConfig: _check_distill,
+    InferTeachersConfig: _check_infer,
+    EvaluateConfig: _check_evaluate,
+    DecodeConfig: _check_decode,
+    RecipeConfig: _check_recipe,
+}

@@ -1,0 +1,81 @@
+"""`kd-ray recipe`: commands one after another, some side by side; `make demo` is one."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kd_ray.commands.registry import COMMANDS
+from kd_ray.commands.watch import EpochWatcher
+from kd_ray.config.base import Section
+from kd_ray.config.commands import DistillConfig, RecipeConfig, RecipeStep, TrainConfig
+from kd_ray.config.load import load
+from kd_ray.evaluation.run_folder import RunFolder, write_json
+
+logger = logging.getLogger(__name__)
+
+
+class RecipeFailed(RuntimeError):
+    """A task of a recipe failed; what was finished before stays."""
+
+
+def recipe(config: RecipeConfig, root: Path) -> dict[str, float]:
+    """Run every step; returns seconds by step. Finished tasks find their results and do nothing.
+
+    Every configuration is read and checked before the first step starts.
+    """
+    from kd_ray.cluster.runtime import ensure_ray
+
+    steps = [(step, [_load(task.config, task.overrides, root) for task in step.tasks])
+             for step in config.steps]  # fmt: skip
+    seconds: dict[str, float] = {}
+    widest = max(step.parallel for step in config.steps)
+    with ensure_ray(cpus=max(2, widest)):
+        for number, (step, tasks) in enumerate(steps, start=1):
+            started = time.perf_counter()
+            logger.info("\n[%d/%d] %s", number, len(steps), step.title)
+            _run_step(step, tasks, root)
+            seconds[step.title] = time.perf_counter() - started
+            logger.info("[%d/%d] done in %.0f s", number, len(steps), seconds[step.title])
+    write_json(root / "runs" / config.name / "recipe.json", {"seconds": seconds})
+    return seconds
+
+
+def _load(path: str, overrides: Mapping[str, Any], root: Path) -> Section:
+    """Configurations lie beside the code: relative to the command's folder, else to the root."""
+    place = Path(path)
+    return load(place if place.exists() else root / place, overrides)
+
+
+def _run_step(step: RecipeStep, tasks: list[Section], root: Path) -> None:
+    if step.parallel == 1 or len(tasks) == 1:
+        for task in tasks:
+            run_command(task, root)
+        return
+    from kd_ray.cluster.parallel import run_side_by_side
+
+    models = [task for task in tasks if isinstance(task, TrainConfig | DistillConfig)]
+    watcher = EpochWatcher([RunFolder(root, task.name) for task in models])
+    results = run_side_by_side(
+        run_command,
+        {_name(task): (task, root) for task in tasks},
+        cpus=1,
+        gpus=0,
+        max_parallel=step.parallel,
+        on_tick=watcher.look,
+    )
+    failed = {name: error for name, error in results.items() if isinstance(error, Exception)}
+    if failed:
+        lines = "\n".join(f"  {name}: {error}" for name, error in failed.items())
+        raise RecipeFailed(f"step {step.title!r}: {len(failed)} tasks failed:\n{lines}")
+
+
+def run_command(config: Section, root: Path) -> Any:
+    """Run the command that a configuration is for."""
+    function: Callable[[Any, Path], Any] = COMMANDS[config.command]()  # type: ignore[attr-defined]
+    return function(config, root)
+
+
+def _name(task: Section) -> str:
+    return str(getattr(task, "name", task.command))  # type: ignore[attr-defined]

@@ -1,0 +1,49 @@
+"""Progress of trainings that run in other processes, read from their run folders."""
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from kd_ray.evaluation.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+class EpochWatcher:
+    """Logs one line for each validation that appeared since the last look."""
+
+    def __init__(self, runs: Sequence[RunFolder], epochs: int | None = None):
+        self._runs = runs
+        self._epochs = epochs
+        self._seen = {run.name: _size(run) for run in runs}
+
+    def look(self) -> None:
+        """Log what is new."""
+        for run in self._runs:
+            path = run.path / "metrics.jsonl"
+            if not path.exists():
+                continue
+            with path.open(encoding="utf-8") as file:
+                file.seek(self._seen[run.name] if _size(run) >= self._seen[run.name] else 0)
+                text = file.read()
+                whole = text[: text.rfind("\n") + 1]
+                self._seen[run.name] = file.tell() - len(text[len(whole) :].encode())
+            for line in whole.splitlines():
+                figures = json.loads(line)
+                if figures["kind"] == "valid":
+                    logger.info(describe_epoch(run.name, figures, self._epochs))
+
+
+def describe_epoch(name: str, figures: dict[str, Any], epochs: int | None = None) -> str:
+    """One line about one validation."""
+    epoch = f"{figures['epoch']}/{epochs}" if epochs else f"{figures['epoch']}"
+    return (
+        f"{name:<28} epoch {epoch:<6} valid error {figures['error_rate_attention']:6.2f} % "
+        f"(ctc {figures['error_rate_ctc']:6.2f} %)  best {figures['best_error_rate']:6.2f} %"
+    )
+
+
+def _size(run: RunFolder) -> int:
+    path = run.path / "metrics.jsonl"
+    return path.stat().st_size if path.exists() else 0

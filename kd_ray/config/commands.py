@@ -1,0 +1,230 @@
+"""One section per command: what `kd-ray COMMAND CONFIG` reads."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from kd_ray.config.base import Section
+from kd_ray.config.data import AudioChecks, Corpus, Data, TextColumn, TokensFromTraining
+from kd_ray.config.model import Recognizer
+from kd_ray.config.teachers import Distillation, LocalSource, Source, Teachers
+from kd_ray.config.training import Supervised, Training, Workers
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
+"""Letters, digits, dot, dash, underscore; a slash makes a sub-folder of `runs/`."""
+
+
+class PrepareConfig(Section):
+    """`kd-ray prepare`: manifests and tokens from a corpus."""
+
+    command: Literal["prepare"]
+    folder: str
+    """Where manifests, audio and token file are written."""
+    corpus: Corpus
+    tokens: TokensFromTraining = TokensFromTraining()
+    checks: AudioChecks = AudioChecks()
+    on_bad_row: Literal["fail", "skip"] = "fail"
+
+
+class TrainConfig(Section):
+    """`kd-ray train`: a model from references alone."""
+
+    command: Literal["train"]
+    name: Name
+    data: Data
+    model: Recognizer = Recognizer()
+    loss: Supervised = Supervised()
+    training: Training = Training()
+    workers: Workers = Workers()
+
+
+class TeacherOverrides(Section):
+    """One teacher: a name and what differs from the base."""
+
+    name: Name
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """Dotted keys of the base, e.g. `model.encoder.rnn_size: 96`."""
+
+
+class TrainTeachersConfig(Section):
+    """`kd-ray train-teachers`: N models from one base and a list of overrides, in parallel."""
+
+    command: Literal["train-teachers"]
+    name: Name
+    base: TrainConfig
+    teachers: tuple[TeacherOverrides, ...] = Field(min_length=1)
+    max_parallel: int | None = Field(None, ge=1)
+    """Trainings at a time; null: as many as the CPUs and GPUs allow."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [teacher.name for teacher in self.teachers]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"teachers must have different names; used twice: {', '.join(twice)}")
+        return self
+
+
+class InferTeachersConfig(Section):
+    """`kd-ray infer-teachers`: the teachers' outputs into a Parquet target store."""
+
+    command: Literal["infer-teachers"]
+    store: str
+    """Folder of the target store."""
+    teachers: str | tuple[str, ...]
+    """As `teachers.list` of a distillation."""
+    splits: dict[str, str]
+    """Split name to manifest."""
+    tokens: str
+    column: TextColumn = "phones"
+    dtype: Literal["float32", "float16"] = "float32"
+    top_k: int | None = Field(None, ge=1)
+    """Keep only the k likeliest tokens a position and teacher (an approximation under fusion)."""
+    shard_utterances: int = Field(128, ge=1)
+    batch_size: int = Field(16, ge=1)
+    actors: int = Field(1, ge=1)
+    cpus_per_actor: float = Field(1, gt=0)
+    gpus_per_actor: float = Field(0, ge=0)
+    teachers_per_actor: int = Field(8, ge=1)
+    """Teachers resident at a time; a longer list is worked off in groups."""
+
+
+class DistillConfig(Section):
+    """`kd-ray distill`: a student from teachers."""
+
+    command: Literal["distill"]
+    name: Name
+    data: Data
+    model: Recognizer = Recognizer()
+    teachers: Teachers
+    distillation: Distillation = Distillation()
+    training: Training = Training()
+    workers: Workers = Workers()
+
+
+class SystemList(Section):
+    """Systems that an evaluation compares; each is a checkpoint folder or a run folder."""
+
+    teachers: str | tuple[str, ...] | None = None
+    """As `teachers.list`; each teacher and their mean get a row."""
+    students: dict[str, str] = Field(default_factory=dict)
+    """Label in the table to run or checkpoint folder."""
+
+
+class EvaluateConfig(Section):
+    """`kd-ray evaluate`: error rates, sizes and speed of systems, with every hypothesis."""
+
+    command: Literal["evaluate"]
+    name: Name
+    systems: SystemList
+    splits: dict[str, str]
+    """Split name to manifest; the last one is the one the table is sorted and plotted by."""
+    tokens: str
+    column: TextColumn = "phones"
+    decoding: Literal["attention", "ctc"] = "attention"
+    """Which greedy hypothesis the table ranks by; both are written."""
+    batch_size: int = Field(32, ge=1)
+    speed_utterances: int = Field(20, ge=0)
+    """Utterances for the real-time factor (one thread, one at a time); 0: not measured."""
+    threads: int = Field(1, ge=1)
+    """torch threads for decoding; the real-time factor is always measured with one."""
+
+    @model_validator(mode="after")
+    def _something_to_compare(self) -> Self:
+        if not self.systems.students and not self.systems.teachers:
+            raise ValueError("systems must name teachers or students")
+        if not self.splits:
+            raise ValueError("splits must name at least one manifest")
+        return self
+
+
+class DecodeConfig(Section):
+    """`kd-ray decode`: hypotheses of one system for a manifest or for audio files."""
+
+    command: Literal["decode"]
+    system: str
+    """Checkpoint folder or run folder."""
+    manifest: str | None = None
+    audio: tuple[str, ...] = ()
+    """Audio files instead of a manifest."""
+    decoding: Literal["attention", "ctc"] = "attention"
+    batch_size: int = Field(32, ge=1)
+    output: str | None = None
+    """JSON lines file; null: print."""
+
+    @model_validator(mode="after")
+    def _one_input(self) -> Self:
+        if (self.manifest is None) == (not self.audio):
+            raise ValueError("give either manifest or audio")
+        return self
+
+
+class ReportConfig(Section):
+    """`kd-ray report`: one page from an evaluation and the runs behind it."""
+
+    command: Literal["report"]
+    name: Name
+    """The page is `runs/<name>/report.html`."""
+    title: str
+    evaluation: str
+    """Run folder of `kd-ray evaluate`."""
+    runs: dict[str, str] = Field(default_factory=dict)
+    """Label (as in the evaluation) to run folder of a student."""
+    teachers: str | tuple[str, ...] | None = None
+    """The teachers' list: their runs are shown too."""
+
+
+class RecipeTask(Section):
+    """One command of a recipe."""
+
+    config: str
+    overrides: dict[str, Any] = Field(default_factory=dict)
+
+
+class RecipeStep(Section):
+    """Tasks that may run at the same time."""
+
+    title: str
+    tasks: tuple[RecipeTask, ...] = Field(min_length=1)
+    parallel: int = Field(1, ge=1)
+
+
+class RecipeConfig(Section):
+    """`kd-ray recipe`: commands in order, as `make demo` runs them."""
+
+    command: Literal["recipe"]
+    name: Name
+    steps: tuple[RecipeStep, ...] = Field(min_length=1)
+
+
+class BenchStepConfig(Section):
+    """`kd-ray bench`: what a distillation step costs against a supervised one."""
+
+    command: Literal["bench"]
+    name: Name = "bench/step"
+    data: Data
+    model: Recognizer = Recognizer()
+    teachers: Teachers
+    distillation: Distillation = Distillation()
+    teacher_counts: tuple[int, ...] = (1, 10)
+    warmup: int = Field(3, ge=0)
+    repeats: int = Field(15, ge=1)
+    threads: int = Field(1, ge=1)
+    gpus: float = Field(0, ge=0)
+
+
+CommandConfig = Annotated[
+    PrepareConfig
+    | TrainConfig
+    | TrainTeachersConfig
+    | InferTeachersConfig
+    | DistillConfig
+    | EvaluateConfig
+    | DecodeConfig
+    | ReportConfig
+    | RecipeConfig
+    | BenchStepConfig,
+    Field(discriminator="command"),
+]
+
+__all__ = ["CommandConfig", "LocalSource", "Source"]

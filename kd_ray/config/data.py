@@ -1,0 +1,134 @@
+"""Sections about corpora, manifests, tokens, features and batches."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from kd_ray.config.base import Section
+
+Unit = Literal["phones", "words", "characters"]
+"""What one token is. `phones` and `words` split the text at white space."""
+
+TextColumn = Literal["phones", "transcript", "translation"]
+"""The manifest column that a model learns to write."""
+
+
+class DemoCorpus(Section):
+    """The corpus that kd_ray makes itself: a bilingual grammar spoken by espeak-ng."""
+
+    type: Literal["demo"] = "demo"
+    seed: int = Field(1, ge=0)
+    train_utterances: int = Field(900, ge=1)
+    valid_utterances: int = Field(120, ge=1)
+    test_utterances: int = Field(160, ge=1)
+    unlabelled_utterances: int = Field(100, ge=0)
+    text_only_sentences: int = Field(3000, ge=0)
+    """Sentence pairs without speech, for a text translation expert."""
+    train_speakers: int = Field(40, ge=1)
+    valid_speakers: int = Field(8, ge=1)
+    test_speakers: int = Field(12, ge=1)
+    unlabelled_speakers: int = Field(10, ge=1)
+    """Speakers (voice, pitch, speed, accent) are disjoint between the splits."""
+    max_words: int = Field(7, ge=3)
+    """Longest English sentence, in words; short sentences keep a first run quick."""
+    snr_db: tuple[float, float] = (5.0, 25.0)
+    """Additive noise: signal-to-noise ratio drawn uniformly from this range, in dB."""
+    reverberation: float = Field(0.5, ge=0, le=1)
+    """Share of utterances that get a room; 0 is dry speech throughout."""
+
+    @model_validator(mode="after")
+    def _range_is_ordered(self) -> Self:
+        if self.snr_db[0] > self.snr_db[1]:
+            raise ValueError(f"snr_db must be [low, high], got {list(self.snr_db)}")
+        return self
+
+
+class ManifestCorpus(Section):
+    """Manifests that exist already; `prepare` checks every row and makes the tokens."""
+
+    type: Literal["manifest"] = "manifest"
+    train: str
+    valid: str
+    test: str | None = None
+    unlabelled: str | None = None
+
+
+class LhotseCorpus(Section):
+    """Cuts or recordings + supervisions written by a lhotse recipe (`lhotse prepare ...`)."""
+
+    type: Literal["lhotse"] = "lhotse"
+    train: str
+    """A cuts manifest (`*_cuts.jsonl.gz`); likewise for the other splits."""
+    valid: str
+    test: str | None = None
+    phones_key: str | None = None
+    """Name of the supervision's custom field or alignment that holds the phones, if any."""
+
+
+Corpus = Annotated[DemoCorpus | ManifestCorpus | LhotseCorpus, Field(discriminator="type")]
+
+
+class TokensFromTraining(Section):
+    """Collect the symbols from the training split: phones, words or characters."""
+
+    type: Literal["train"] = "train"
+    unit: Unit = "phones"
+    column: TextColumn = "phones"
+
+
+class AudioChecks(Section):
+    """When a row is bad. Durations in seconds."""
+
+    min_duration_s: float = Field(0.1, gt=0)
+    max_duration_s: float = Field(60.0, gt=0)
+
+
+class LogMel(Section):
+    """Kaldi-compatible log-mel filterbank (torchaudio), 16 kHz mono audio, without dither."""
+
+    type: Literal["log_mel"] = "log_mel"
+    num_mels: int = Field(40, ge=8)
+    frame_length_ms: float = Field(25.0, gt=0)
+    frame_shift_ms: float = Field(10.0, gt=0)
+    low_hz: float = Field(20.0, ge=0)
+    high_hz: float = Field(7600.0, gt=0, le=8000)
+
+
+class SpecAugment(Section):
+    """Time and frequency masks (Park et al. 2019), drawn anew per (seed, utterance, epoch)."""
+
+    time_masks: int = Field(2, ge=0)
+    max_time_s: float = Field(0.15, ge=0)
+    """Longest time mask, in seconds; also never more than a fifth of the utterance."""
+    frequency_masks: int = Field(2, ge=0)
+    max_frequency: float = Field(0.2, ge=0, le=1)
+    """Widest frequency mask, as a fraction of the mel axis."""
+
+
+class Batches(Section):
+    """How utterances become global batches: a function of (seed, update) alone."""
+
+    batch_size: int = Field(16, ge=1)
+    """Utterances in one update, over all workers and micro-batches."""
+    max_batch_s: float | None = Field(None, gt=0)
+    """Longest sum of padded durations in one update, in seconds; null: no limit."""
+    bucket_batches: int = Field(20, ge=1)
+    """Utterances are sorted by duration within shuffled buckets of this many batches."""
+    on_bad_row: Literal["fail", "skip"] = "fail"
+    """What a bad row of the manifest does; `skip` lists what was left out."""
+
+
+class Data(Section):
+    """What a model learns from."""
+
+    train: str
+    """Manifest (Parquet) of the training split; relative paths start at the root."""
+    valid: str
+    tokens: str
+    """Token file made by `kd-ray prepare`."""
+    column: TextColumn = "phones"
+    batches: Batches = Batches()
+    augment: SpecAugment | None = SpecAugment()
+    """The student's own augmentation of its features; null: none."""
+    cache_gib: float = Field(2.0, ge=0)
+    """Waveforms and features that each worker keeps in memory, in GiB."""

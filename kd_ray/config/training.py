@@ -1,0 +1,90 @@
+"""Sections about optimisation and about where training runs."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from kd_ray.config.base import Section
+
+
+class Optimizer(Section):
+    """Which torch optimiser, and its settings."""
+
+    type: Literal["adam", "adamw", "sgd"] = "adamw"
+    lr: float = Field(2e-3, gt=0)
+    """Peak learning rate; the schedule multiplies it."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = Field(1e-3, ge=0)
+    max_grad_norm: float = Field(5.0, gt=0)
+
+
+class Constant(Section):
+    """The learning rate stays at its peak after the warm-up."""
+
+    type: Literal["constant"] = "constant"
+    warmup_updates: int = Field(0, ge=0)
+
+
+class Linear(Section):
+    """Linear warm-up, then linear decay to `final` times the peak at the last update."""
+
+    type: Literal["linear"] = "linear"
+    warmup_updates: int = Field(50, ge=0)
+    final: float = Field(0.05, ge=0, le=1)
+
+
+class NewBob(Section):
+    """Multiply the rate by `factor` when validation error improves by less than `threshold`."""
+
+    type: Literal["new_bob"] = "new_bob"
+    warmup_updates: int = Field(0, ge=0)
+    threshold: float = Field(0.0025, ge=0)
+    """Smallest relative improvement from one validation to the next."""
+    factor: float = Field(0.8, gt=0, lt=1)
+
+
+LrSchedule = Annotated[Constant | Linear | NewBob, Field(discriminator="type")]
+
+
+class Supervised(Section):
+    """Loss against references: `ctc_weight * CTC + (1 - ctc_weight) * NLL`."""
+
+    ctc_weight: float = Field(0.3, ge=0, le=1)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """Of the decoder's NLL, spread evenly over the vocabulary."""
+
+
+class Training(Section):
+    """How long, how fast, how safe."""
+
+    seed: int = Field(1, ge=0)
+    epochs: int = Field(15, ge=1)
+    max_updates: int | None = Field(None, ge=1)
+    """Stop after this many updates even if epochs are left."""
+    accumulation: int = Field(1, ge=1)
+    """Micro-batches per worker and update; does not change the result."""
+    lookahead: int = Field(1, ge=0)
+    """Batches whose teacher signals are asked for ahead of the student's update."""
+    optimizer: Optimizer = Optimizer()
+    schedule: LrSchedule = Linear()
+    validate_every_epochs: int = Field(1, ge=1)
+    checkpoint_every_updates: int | None = Field(None, ge=1)
+    """Also checkpoint within epochs; always at the end of each epoch."""
+    keep_checkpoints: int = Field(2, ge=1)
+    max_skipped_updates: int = Field(5, ge=0)
+    """Updates in a row whose loss or gradient may be not finite before the run stops."""
+    init_encoder_from: str | None = None
+    """Checkpoint folder whose encoder the model starts from."""
+
+
+class Workers(Section):
+    """Where training runs."""
+
+    count: int = Field(1, ge=1)
+    """Worker processes (DDP). One worker runs without a worker group."""
+    cpus: float = Field(1, gt=0)
+    """CPUs that each worker reserves; also its torch threads."""
+    gpus: float = Field(0, ge=0)
+    """GPUs that each worker reserves (fractions share a device)."""
+    max_restarts: int = Field(2, ge=0)
+    """How often the group is restarted after a worker died."""

@@ -1,0 +1,1 @@
+"""The mathematics and the contracts: no files, no Ray."""

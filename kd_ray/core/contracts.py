@@ -1,0 +1,288 @@
+"""What students ask of teachers, what comes back, and the check that both mean the same.
+
+Shapes: B utterances, U target positions (prefix + end of sentence), V vocabulary, N teachers,
+S samples. numpy on the wire; a request or signal is never changed after it was made.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kd_ray import __version__
+from kd_ray.config.teachers import Average, Best, Weighted
+from kd_ray.core.targets import FloatArray, IntArray, LabelStrings, TokenTarget, pad_labels
+
+PROTOCOL_VERSION = 1
+"""Raised whenever a request or signal changes its shape or meaning."""
+
+Wanted = Literal["tokens", "labels"]
+"""`tokens`: decoder distributions along the prefix; `labels`: CTC label strings."""
+
+
+@dataclass(frozen=True, eq=False)
+class Audio:
+    """Waveforms of a batch, mono 16 kHz int16, laid end to end: `samples` (S,), `lengths` (B,)."""
+
+    samples: NDArray[np.int16]
+    lengths: IntArray
+
+    @classmethod
+    def of(cls, waveforms: Sequence[NDArray[np.int16]]) -> "Audio":
+        """Lay waveforms end to end."""
+        lengths = np.array([len(waveform) for waveform in waveforms], dtype=np.int64)
+        samples = np.concatenate(waveforms) if waveforms else np.zeros(0, dtype=np.int16)
+        return cls(samples, lengths)
+
+    def waveforms(self) -> list[NDArray[np.int16]]:
+        """The waveforms, as views into `samples`."""
+        return np.split(self.samples, np.cumsum(self.lengths)[:-1])
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Token strings without begin and end symbols: `ids` (B, L) padded, `lengths` (B,)."""
+
+    ids: IntArray
+    lengths: IntArray
+
+    @classmethod
+    def of(cls, strings: Sequence[Sequence[int] | IntArray]) -> "Labels":
+        """Pad strings into one array."""
+        return cls(*pad_labels(strings))
+
+    def strings(self) -> list[IntArray]:
+        """The strings, cut to their lengths."""
+        return [row[:length] for row, length in zip(self.ids, self.lengths, strict=True)]
+
+
+@dataclass(frozen=True)
+class View:
+    """Which augmentation of the audio is meant; teachers cache and answer by it."""
+
+    name: str = "clean"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How several teachers' outputs become one target."""
+
+    strategy: Average | Best | Weighted
+    temperature: float = 1.0
+    """Applied to each teacher's decoder distribution before fusing."""
+    compatibility: Literal["none", "reference"] = "none"
+    max_strings: int | None = None
+    dtype: Literal["float32", "float16"] = "float32"
+    """To which teachers' log-probabilities are rounded, at temperature 1, before fusing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """Teacher-forced scoring of a batch.
+
+    The decoder reads begin-of-sentence + `prefix` and is scored at U = prefix length + 1
+    positions. Without a prefix, the references are the prefix. Error rates need `references`.
+    """
+
+    utterance_ids: tuple[str, ...]
+    audio: Audio
+    references: Labels | None
+    fusion: Fusion
+    prefix: Labels | None = None
+    wanted: frozenset[Wanted] = frozenset({"tokens", "labels"})
+    per_teacher: bool = False
+    """Also send each teacher's own output back (inspection; costs bytes)."""
+    view: View = View()
+    deadline_s: float = 60.0
+    priority: int = 0
+
+    def decoder_prefix(self) -> Labels:
+        """What the decoder reads, without the begin symbol."""
+        prefix = self.prefix if self.prefix is not None else self.references
+        if prefix is None:
+            raise ValueError("a Score request needs a prefix or references for the decoder to read")
+        return prefix
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherOutput:
+    """What one teacher says to a batch, at temperature 1, before any strategy.
+
+    `log_probs` (B, U, V) float32 or None if not wanted, valid up to `positions` (B,).
+    `strings`: B collapsed best CTC paths (int arrays), from `frames` (B,) encoder frames.
+    `ctc_errors`, `decoder_errors` (B,): substitutions + insertions + deletions against the
+    reference of CTC greedy decoding and of the decoder's argmax along the prefix (cut at the first
+    end symbol); -1 without a reference. `reference_lengths` (B,), -1 without a reference.
+    `confidence` (B,): mean log-probability of the decoder's argmax token.
+    """
+
+    teacher: int
+    log_probs: FloatArray | None
+    positions: IntArray
+    strings: tuple[IntArray, ...]
+    frames: IntArray
+    ctc_errors: IntArray
+    decoder_errors: IntArray
+    reference_lengths: IntArray
+    confidence: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """The teachers' answer, fused: what a criterion turns into a loss.
+
+    `weights_tokens`, `weights_labels` (N, B) are the weights that were used (0 for a teacher that
+    did not answer); `ctc_errors`, `decoder_errors` (N, B) and `reference_lengths` (B,) as in
+    `TeacherOutput` (-1 where unknown).
+    """
+
+    utterance_ids: tuple[str, ...]
+    tokens: TokenTarget | None
+    labels: LabelStrings | None
+    weights_tokens: FloatArray
+    weights_labels: FloatArray
+    ctc_errors: IntArray
+    decoder_errors: IntArray
+    reference_lengths: IntArray
+    answered: tuple[int, ...]
+    """Indices of the teachers that the target is made of."""
+    num_teachers: int
+    teacher_s: float = 0.0
+    """Seconds of teacher computation behind this signal, summed over teachers."""
+    outputs: tuple[TeacherOutput, ...] = ()
+    """Per-teacher outputs, only where the request asked for them."""
+
+
+class Busy(RuntimeError):
+    """The source holds its byte budget in flight; collect a pending signal first."""
+
+
+class PendingSignal(Protocol):
+    """A signal that is on its way."""
+
+    def result(self, timeout_s: float) -> Signal:
+        """Wait for the signal; `TeachersGone` or `TimeoutError` if it cannot be had."""
+        ...
+
+    def cancel(self) -> None:
+        """Give the answer up."""
+        ...
+
+
+@dataclass(frozen=True)
+class TeacherInfo:
+    """Who a teacher is and what its numbers mean."""
+
+    index: int
+    name: str
+    folder: str
+    digest: str
+    tokens_digest: str
+    vocabulary_size: int
+    blank: int
+    bos: int
+    eos: int
+    front_end_digest: str
+    frame_rate_hz: float
+    parameters: int
+
+
+@dataclass(frozen=True)
+class TeachersInfo:
+    """What a source offers."""
+
+    teachers: tuple[TeacherInfo, ...]
+    source: Literal["local", "store", "pool"]
+    protocol: int = PROTOCOL_VERSION
+    package: str = __version__
+
+
+class TeacherSource(Protocol):
+    """Where teacher signals come from; the loop cannot tell the kinds apart."""
+
+    def ask(self, request: Score) -> PendingSignal:
+        """Ask; returns at once, never blocks. `Busy` when over the byte budget."""
+        ...
+
+    def describe(self) -> TeachersInfo:
+        """Who answers."""
+        ...
+
+    def close(self) -> None:
+        """Release what the source holds."""
+        ...
+
+
+class TeachersGone(RuntimeError):
+    """Fewer teachers answered than the quorum asks for."""
+
+
+class Reporter(Protocol):
+    """Where the loop's figures and events go."""
+
+    def metrics(self, values: Mapping[str, Any]) -> None:
+        """One line of figures."""
+        ...
+
+    def event(self, kind: str, **details: Any) -> None:
+        """A fault or a decision."""
+        ...
+
+
+@dataclass(frozen=True)
+class StudentNeeds:
+    """What the criterion takes for granted about its teachers."""
+
+    tokens_digest: str
+    vocabulary_size: int
+    blank: int
+    bos: int
+    eos: int
+    protocol: int = PROTOCOL_VERSION
+    package: str = __version__
+    wanted: frozenset[Wanted] = field(default=frozenset({"tokens", "labels"}))
+
+
+class HandshakeError(ValueError):
+    """Student and teachers do not mean the same by their numbers."""
+
+
+_TOKEN_FIELDS = {
+    "tokens_digest": "token order (digest)",
+    "vocabulary_size": "vocabulary size",
+    "blank": "id of the CTC blank",
+    "bos": "id of begin-of-sentence",
+    "eos": "id of end-of-sentence",
+}
+
+
+def handshake(needs: StudentNeeds, offered: TeachersInfo) -> None:
+    """Refuse teachers whose signals the student would misread; raises `HandshakeError`.
+
+    Checks only what the criterion uses: order, size and special ids of the tokens, and for a pool
+    the versions of protocol and package. Every difference is listed with both values.
+    """
+    problems = []
+    if not offered.teachers:
+        problems.append("the source offers no teacher at all")
+    if offered.source == "pool":
+        for name in ("protocol", "package"):
+            mine, theirs = getattr(needs, name), getattr(offered, name)
+            if mine != theirs:
+                problems.append(f"{name} version: student has {mine}, pool has {theirs}")
+    for teacher in offered.teachers:
+        for name, words in _TOKEN_FIELDS.items():
+            mine, theirs = getattr(needs, name), getattr(teacher, name)
+            if mine != theirs:
+                problems.append(f"teacher {teacher.name}: {words} is {theirs}, student's is {mine}")
+    if problems:
+        lines = "\n  ".join(problems)
+        raise HandshakeError(
+            f"student and teachers do not fit ({offered.source} source):\n  {lines}\n"
+            "Ways out: point `data.tokens` at the teachers' own token file (tokens.json in their "
+            "checkpoint folder), train the teachers on the student's tokens, or take the teachers "
+            "named above off the list."
+        )

@@ -1,0 +1,174 @@
+"""The folder of a run: what was asked, on what, what happened, what came of it."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from kd_ray.config.base import Section
+from kd_ray.config.load import dump
+
+_PACKAGES = ("kd-ray", "ray", "torch", "torchaudio", "numpy", "pyarrow", "pydantic")
+
+
+class RunFolderError(ValueError):
+    """A run folder that belongs to another configuration."""
+
+
+class RunFolder:
+    """`runs/<name>`: config, environment, metrics, events, summary; every write is atomic or a line."""
+
+    def __init__(self, root: Path, name: str):
+        self.name = name
+        self.path = root / "runs" / name
+
+    def open(self, config: Section) -> "RunFolder":
+        """Make the folder, or take it up again if it was made from the same configuration.
+
+        Raises:
+            RunFolderError: the folder holds another configuration; names the keys that differ.
+        """
+        for folder in ("logs", "checkpoints"):
+            (self.path / folder).mkdir(parents=True, exist_ok=True)
+        wanted = dump(config)
+        path = self.path / "config.json"
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            differences = _differences(before, json.loads(wanted))
+            if differences:
+                shown = "\n  ".join(differences[:12])
+                raise RunFolderError(
+                    f"{self.path} was made with another configuration:\n  {shown}\n"
+                    "Give this run another name (name=...), or remove the folder to start over."
+                )
+        else:
+            write_atomically(path, wanted)
+        write_json(self.path / "environment.json", environment())
+        return self
+
+    def metrics(self, values: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        _append(self.path / "metrics.jsonl", dict(values))
+
+    def event(self, kind: str, **details: Any) -> None:
+        """Append one line to events.jsonl."""
+        _append(self.path / "events.jsonl", {"time": time.time(), "kind": kind, **details})
+
+    def forget_after(self, update: int) -> None:
+        """Drop metrics of updates after `update`: they are about to be made again."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in read_json_lines(path) if line.get("update", 0) <= update]
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def summary(self) -> dict[str, Any] | None:
+        """What the finished run wrote, or None."""
+        path = self.path / "summary.json"
+        if not path.exists():
+            return None
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return summary
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """The last thing a run writes: its presence says that the run is finished."""
+        write_json(self.path / "summary.json", summary)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSON lines file; a torn last line (killed writer) is left out."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically."""
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON lines atomically."""
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside the file and rename: readers see the old content or the new, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and commit, for a reader who wants to repeat the run."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "commit": _commit(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "cpus": os.cpu_count(),
+        "processor": _processor(),
+        "platform": platform.platform(),
+        "gpus": _gpus(),
+        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _differences(before: Any, after: Any, key: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        found = []
+        for name in sorted(before.keys() | after.keys()):
+            inner = f"{key}.{name}" if key else name
+            found += _differences(before.get(name), after.get(name), inner)
+        return found
+    return [] if before == after else [f"{key}: {before!r} before, {after!r} now"]

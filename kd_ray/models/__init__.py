@@ -1,0 +1,1 @@
+"""The networks: encoder, decoder, the recogniser made of both, decoding, checkpoint folders."""

@@ -1,0 +1,287 @@
+"""Checkpoint folders: safetensors weights and JSON; nothing in them is ever unpickled.
+
+    model.safetensors   weights and normaliser statistics
+    config.json         architecture, front end, special token ids, versions, extra
+    tokens.json         the vocabulary
+
+A folder appears whole or not at all: it is written beside its place, flushed, and renamed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kd_ray import __version__
+from kd_ray.config.model import Recognizer
+from kd_ray.models.recognizer import RecognizerModel
+
+FORMAT = "kd_ray checkpoint"
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG, TOKENS = "model.safetensors", "config.json", "tokens.json"
+_FILES = (WEIGHTS, CONFIG, TOKENS)
+_FOREIGN_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".th"}
+_SHOWN = 8
+"""How many names an error lists before it says how many more there are."""
+
+
+class CheckpointError(ValueError):
+    """A folder that is no readable kd_ray checkpoint, or does not fit the model."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model as its checkpoint folder holds it: in eval mode, frozen."""
+
+    model: RecognizerModel
+    tokens: dict[str, Any]
+    config: dict[str, Any]
+    digest: str
+
+
+def save_model(
+    folder: Path, model: RecognizerModel, *, tokens: Mapping[str, Any], extra: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint folder, atomically; an older one of that name is replaced.
+
+    Args:
+        folder: where to; parents are made.
+        model: whose weights, buffers and configuration are stored.
+        tokens: the vocabulary as JSON, becomes `tokens.json`.
+        extra: anything else worth keeping (data digest, scores, front-end digest), as JSON.
+
+    Raises:
+        CheckpointError: `folder` exists and is not a checkpoint folder.
+    """
+    previous = _previous(folder)
+    if folder.exists() and not _may_be_replaced(folder):
+        raise CheckpointError(
+            f"{folder} exists and is not a {FORMAT} folder, so it is not overwritten; "
+            "name another folder or move it away"
+        )
+    config = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "architecture": model.config.model_dump(mode="json"),
+        "front_end": model.config.front_end.model_dump(mode="json"),
+        "tokens": _special_ids(model),
+        "versions": {"kd_ray": __version__, "torch": str(torch.__version__)},
+        "extra": dict(extra),
+    }
+    weights = {name: value.detach().cpu().contiguous() for name, value in _state(model).items()}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.tmp")
+    fresh.mkdir()
+    try:
+        save_file(weights, fresh / WEIGHTS)
+        _write_json(fresh / CONFIG, config)
+        _write_json(fresh / TOKENS, dict(tokens))
+        for path in (*(fresh / name for name in _FILES), fresh):
+            _flush(path)
+        if folder.exists():
+            # Between the two renames readers find the older folder under its other name.
+            shutil.rmtree(previous, ignore_errors=True)
+            os.rename(folder, previous)
+        os.rename(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    _flush(folder.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def load_model(folder: Path, device: str | torch.device = "cpu") -> LoadedModel:
+    """Read a checkpoint folder; the model is in eval mode and needs no gradient.
+
+    Raises:
+        CheckpointError: a file is missing, unreadable or foreign, or the weights do not fit the
+            architecture that `config.json` names.
+    """
+    folder = _existing(folder)
+    config = read_config(folder)
+    tokens = _read_json(folder / TOKENS)
+    try:
+        architecture = Recognizer.model_validate(config["architecture"])
+        ids = config["tokens"]
+        model = RecognizerModel(
+            architecture,
+            vocabulary_size=ids["vocabulary_size"],
+            blank=ids["blank"],
+            bos=ids["bos"],
+            eos=ids["eos"],
+        )
+    except (KeyError, TypeError, ValidationError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / CONFIG} does not describe a recogniser that kd_ray {__version__} knows "
+            f"(it was written by {config.get('versions')}): {error!r}"
+        ) from error
+    weights = _read_weights(folder)
+    _check_fit(weights, _state(model), f"{folder / WEIGHTS} does not fit its own {CONFIG}")
+    model.load_state_dict(weights)
+    model.to(device).eval().requires_grad_(False)
+    return LoadedModel(model, tokens, config, _digest(folder, config))
+
+
+def load_encoder(model: RecognizerModel, folder: Path) -> None:
+    """Start `model`'s encoder from a checkpoint's; heads, vocabulary and normaliser stay its own.
+
+    Raises:
+        CheckpointError: front end or encoder of the two differ, or the folder cannot be read.
+    """
+    folder = _existing(folder)
+    theirs = read_config(folder).get("architecture", {})
+    mine = model.config.model_dump(mode="json")
+    differences = [
+        f"{part}.{key}: {folder.name} has {theirs.get(part, {}).get(key)!r}, the model {value!r}"
+        for part in ("front_end", "encoder")
+        for key, value in mine[part].items()
+        if key != "dropout" and theirs.get(part, {}).get(key) != value
+    ]
+    if differences:
+        raise CheckpointError(
+            f"the encoder of {folder} cannot start this model:\n  "
+            + "\n  ".join(differences)
+            + "\nGive the model the same front_end and encoder settings, or start from scratch."
+        )
+    weights = {
+        name.removeprefix("encoder."): value
+        for name, value in _read_weights(folder).items()
+        if name.startswith("encoder.")
+    }
+    _check_fit(weights, model.encoder.state_dict(), f"the encoder in {folder / WEIGHTS} is broken")
+    model.encoder.load_state_dict(weights)
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """16 hex digits made of weights, architecture and special ids, and of nothing else."""
+    folder = _existing(folder)
+    return _digest(folder, read_config(folder))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a checkpoint folder, checked to be one of ours; loads no weights."""
+    folder = _existing(folder)
+    config = _read_json(folder / CONFIG)
+    if config.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder / CONFIG} is not of a {FORMAT}: its `format` is {config.get('format')!r}. "
+            f"Only kd_ray checkpoint folders ({' + '.join(_FILES)}) are read."
+        )
+    if config.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{folder} has checkpoint format version {config.get('format_version')!r}; "
+            f"kd_ray {__version__} reads version {FORMAT_VERSION}"
+        )
+    return config
+
+
+def _state(model: RecognizerModel) -> dict[str, Tensor]:
+    return dict(model.state_dict())
+
+
+def _special_ids(model: RecognizerModel) -> dict[str, int]:
+    return {
+        "vocabulary_size": model.vocabulary_size,
+        "blank": model.blank,
+        "bos": model.bos,
+        "eos": model.eos,
+    }
+
+
+def _digest(folder: Path, config: Mapping[str, Any]) -> str:
+    with (folder / WEIGHTS).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    described = {"architecture": config.get("architecture"), "tokens": config.get("tokens")}
+    digest.update(json.dumps(described, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.previous")
+
+
+def _may_be_replaced(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    return (folder / CONFIG).is_file() or not any(folder.iterdir())
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the older one that a killed writer moved aside; else says what is wrong."""
+    if not folder.exists() and _previous(folder).is_dir():
+        folder = _previous(folder)
+    missing = [name for name in _FILES if not (folder / name).is_file()]
+    if not missing:
+        return folder
+    only = f"Only kd_ray checkpoint folders ({' + '.join(_FILES)}) are read"
+    if not folder.exists():
+        raise CheckpointError(f"{folder} does not exist. {only}.")
+    names = [folder.name] if folder.is_file() else sorted(path.name for path in folder.iterdir())
+    foreign = [name for name in names if Path(name).suffix in _FOREIGN_SUFFIXES]
+    if foreign:
+        raise CheckpointError(
+            f"{folder} holds {_some(foreign)}, a checkpoint of another toolkit. {only}, and "
+            "nothing is unpickled; train the teacher with `kd-ray train-teachers`."
+        )
+    raise CheckpointError(
+        f"{folder} lacks {', '.join(missing)}; it holds {_some(names) or 'nothing'}. {only}."
+    )
+
+
+def _check_fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
+    problems = [f"{name} is missing" for name in wanted if name not in found]
+    problems += [f"{name} is not known" for name in found if name not in wanted]
+    problems += [
+        f"{name} is {tuple(found[name].shape)} {found[name].dtype}, "
+        f"must be {tuple(value.shape)} {value.dtype}"
+        for name, value in wanted.items()
+        if name in found and (found[name].shape, found[name].dtype) != (value.shape, value.dtype)
+    ]
+    if problems:
+        raise CheckpointError(f"{what}: {_some(problems, '; ')}")
+
+
+def _some(names: list[str], separator: str = ", ") -> str:
+    rest = len(names) - _SHOWN
+    return separator.join(names[:_SHOWN]) + (f"{separator}and {rest} more" if rest > 0 else "")
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} cannot be read: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    """Force a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

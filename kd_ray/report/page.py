@@ -1,0 +1,330 @@
+"""One self-contained HTML page about an evaluation and the runs behind it.
+
+Nothing is fetched: the style sheet and all plots are inside the page. All text is escaped.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from kd_ray import __version__
+from kd_ray.evaluation.run_folder import write_atomically
+from kd_ray.report import plots
+from kd_ray.report.bootstrap import Statistics, statistics_of
+from kd_ray.report.html import Html, h, joined
+from kd_ray.report.results import Hypotheses, Results, read_hypotheses, read_json, read_results
+from kd_ray.report.run_sections import runs_section
+from kd_ray.report.runs import Run, environment_facts, read_runs, repeat_command
+from kd_ray.report.style import CSS
+from kd_ray.report.summary import summary_sentence, warnings_of
+from kd_ray.report.tables import NONE, TIMES, Row, cells, columns, result_rows
+from kd_ray.report.utterances import pick, sample_html
+
+MANY_ROWS = 12
+"""More teachers than this stand behind a click."""
+
+
+def write_report(
+    evaluation_folder: Path,
+    run_folders: Mapping[str, Path],
+    out: Path,
+    title: str,
+    *,
+    now: datetime | None = None,
+) -> Path:
+    """Write the page.
+
+    Args:
+        evaluation_folder: `runs/<name>` of a `kd-ray evaluate`.
+        run_folders: label to run folder of every model whose training is to be shown; labels that
+            the evaluation uses too get the same colour. Error rates in metrics are in percent.
+        out: the HTML file; its folder is made, and the file appears at once or not at all.
+        title: heading of the page.
+        now: date of writing; the same inputs and date give the same bytes.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ReportError: a folder lacks what the report needs, or files contradict each other.
+    """
+    results = read_results(evaluation_folder)
+    hypotheses = read_hypotheses(evaluation_folder, results)
+    runs = read_runs(run_folders, results)
+    page = _page(
+        title,
+        results,
+        hypotheses,
+        statistics_of(results, hypotheses),
+        runs,
+        _Evaluation.read(evaluation_folder),
+        now or datetime.now(UTC),
+    )
+    write_atomically(out, page)
+    return out
+
+
+class _Evaluation:
+    """Name and environment of the evaluation run, as far as its folder tells."""
+
+    def __init__(self, name: str, environment: Mapping[str, object]) -> None:
+        self.name = name
+        self.environment = environment
+
+    @classmethod
+    def read(cls, folder: Path) -> "_Evaluation":
+        found = {
+            name: read_json(path) if (path := folder / f"{name}.json").exists() else {}
+            for name in ("config", "environment")
+        }
+        return cls(str(found["config"].get("name", folder.name)), found["environment"])
+
+
+def _page(
+    title: str,
+    results: Results,
+    hypotheses: Hypotheses | None,
+    statistics: Statistics,
+    runs: Sequence[Run],
+    evaluation: _Evaluation,
+    now: datetime,
+) -> Html:
+    sections = [
+        ("results", "Results", _results_section(results, statistics)),
+        ("plots", "Plots", _plots_section(results, statistics, runs)),
+        ("what", "What was run", _facts_section(results, runs, evaluation)),
+        ("runs", "Runs", runs_section(runs)),
+        ("utterances", "Utterances", _utterances_section(results, hypotheses)),
+    ]
+    sections = [section for section in sections if section[2]]
+    links = joined(h('<a href="#{id}">{name}</a>', id=i, name=n) for i, n, _ in sections)
+    body = joined(
+        h('<section id="{id}"><h2>{name}</h2>{inside}</section>', id=i, name=n, inside=inside)
+        for i, n, inside in sections
+    )
+    return h(
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        "<title>{title}</title>\n<style>{css}</style>\n</head>\n<body>\n<main>\n"
+        '<header><h1>{title}</h1><div class="byline">{byline}</div>'
+        '<p class="lead">{lead}</p>{warnings}<nav>{links}</nav></header>\n'
+        "{body}\n<footer>{footer}</footer>\n</main>\n</body>\n</html>\n",
+        title=title,
+        css=Html(CSS),
+        byline=f"kd_ray {__version__} · evaluation {evaluation.name} · {now:%Y-%m-%d %H:%M} "
+        f"{now.tzname() or ''}".rstrip(),
+        lead=summary_sentence(results, statistics),
+        warnings=_warnings(warnings_of(results, runs)),
+        links=links,
+        body=body,
+        footer="Written by kd_ray from run folders; every figure is computed from the counts and "
+        "metrics in them.",
+    )
+
+
+def _warnings(warnings: Sequence[str]) -> Html:
+    if not warnings:
+        return Html("")
+    items = joined(h("<li>{text}</li>", text=text) for text in warnings)
+    return h('<div class="warnings"><h2>To bear in mind</h2><ul>{items}</ul></div>', items=items)
+
+
+def _results_section(results: Results, statistics: Statistics) -> Html:
+    rows = result_rows(results, statistics)
+    teachers = [row for row in rows if row.kind == "teacher"]
+    hidden = Html("")
+    if len(teachers) > MANY_ROWS:
+        hidden = h(
+            '<details class="more"><summary>All {count} teachers</summary>{table}</details>',
+            count=len(teachers),
+            table=_table(results, statistics, teachers),
+        )
+        shown = [teachers[0], teachers[-1]]
+        rows = [*shown, *(row for row in rows if row.kind != "teacher")]
+    notes = joined(h("<p>{n}</p>", n=n) for n in _notes(results, statistics))
+    return h(
+        '{table}{hidden}<div class="note under">{notes}</div>',
+        table=_table(results, statistics, rows),
+        hidden=hidden,
+        notes=notes,
+    )
+
+
+def _table(results: Results, statistics: Statistics, rows: Sequence[Row]) -> Html:
+    headings = columns(results, statistics)
+    looks = plots.looks(results)
+    head = joined(
+        h(
+            '<th scope="col"{numeric}>{title}</th>',
+            numeric=_numeric(heading.numeric),
+            title=heading.title,
+        )
+        for heading in headings
+        if heading.shown
+    )
+    lines = []
+    before = None
+    for row in rows:
+        texts = cells(row, statistics.resamples)
+        look = looks.get(row.label) if row.kind == "student" else None
+        swatch = plots.swatch(look)
+        first = h('<th scope="row">{swatch}{label}</th>', swatch=swatch, label=texts[0])
+        others = joined(
+            h("<td{numeric}>{text}</td>", numeric=_numeric(heading.numeric), text=text)
+            for text, heading in zip(texts[1:], headings[1:], strict=True)
+            if heading.shown
+        )
+        classes = [
+            *(["mean"] if row.kind == "teacher mean" else []),
+            *(["best"] if row.best_student else []),
+            *(["section"] if row.kind == "student" and before not in (None, "student") else []),
+        ]
+        lines.append(
+            h(
+                '<tr class="{c}">{first}{others}</tr>',
+                c=" ".join(classes),
+                first=first,
+                others=others,
+            )
+        )
+        before = row.kind
+    return h(
+        '<div class="card scroll"><table class="data"><thead><tr>{head}</tr></thead>'
+        "<tbody>{lines}</tbody></table></div>",
+        head=head,
+        lines=joined(lines),
+    )
+
+
+def _numeric(numeric: bool) -> Html:
+    return Html(' class="num"') if numeric else Html("")
+
+
+def _notes(results: Results, statistics: Statistics) -> list[str]:
+    split = results.ranked_split
+    count = results.splits[split].utterances
+    notes = []
+    teachers = len(results.of_kind("teacher"))
+    if teachers > MANY_ROWS:
+        notes.append(f"Of {teachers} teachers the best and the worst on {split} are in the table.")
+    if statistics.intervals:
+        notes.append(
+            f"Intervals: {statistics.resamples} bootstrap resamples of the {count} utterances of "
+            f"{split}, the same draws for all systems (paired). They cover the choice of test "
+            "utterances only, not the training seed, and take utterances for independent although "
+            "speakers repeat."
+        )
+    if statistics.comparisons:
+        students = len(statistics.comparisons)
+        correction = (
+            f" The values are not corrected for looking at {students} students, and the best "
+            "student was chosen on the same utterances."
+            if students > 1
+            else ""
+        )
+        notes.append(
+            f"p: two-sided, against {results.baseline.label if results.baseline else NONE}, which "
+            f"learned from references alone.{correction}"
+        )
+    if any(system.real_time_factor is not None for system in results.systems):
+        notes.append(
+            "Real-time factor: seconds of computation per second of audio, one thread, one "
+            "utterance at a time; lower is faster."
+        )
+    return [*notes, *statistics.notes]
+
+
+def _plots_section(results: Results, statistics: Statistics, runs: Sequence[Run]) -> Html:
+    teachers = len(results.of_kind("teacher"))
+    band = (
+        " The band spans all teachers; its darker part is the middle 80 %."
+        if teachers > plots.MANY
+        else ""
+    )
+    bars = (
+        "Lines across the ends of bars: 95 % bootstrap intervals. " if statistics.intervals else ""
+    )
+    wide = [
+        (
+            plots.error_rates(results, statistics),
+            f"{bars}Students in colour, teachers in grey.",
+        ),
+        (
+            plots.learning_curves(results, runs),
+            "Losses of distilled and undistilled students are different quantities: compare their "
+            f"course, not their height.{band}",
+        ),
+    ]
+    pair = [
+        (
+            plots.error_against_speed(results),
+            f"Lower left is better; {plots.size_note(results)}.",
+        ),
+        (
+            plots.time_split(results, runs),
+            "Where the time of an update goes, mean over the updates of a run. What teachers "
+            "compute while the student is busy costs no waiting and is not shown.",
+        ),
+    ]
+    return h(
+        '<div class="plots">{wide}<div class="pair">{pair}</div></div>',
+        wide=joined(_figure(svg, caption, "wide") for svg, caption in wide if svg),
+        pair=joined(_figure(svg, caption, "half") for svg, caption in pair if svg),
+    )
+
+
+def _figure(svg: str, caption: str, width: str) -> Html:
+    return h(
+        '<figure class="card {width}"><div class="scroll">{svg}</div>'
+        "<figcaption>{caption}</figcaption></figure>",
+        width=width,
+        svg=Html(svg),
+        caption=caption,
+    )
+
+
+def _facts_section(results: Results, runs: Sequence[Run], evaluation: _Evaluation) -> Html:
+    kinds: dict[str, int] = {}
+    for run in runs:
+        kinds[run.command] = kinds.get(run.command, 0) + 1
+    commands = ", ".join(
+        f"{count} {TIMES} kd-ray {command}" if count > 1 else f"kd-ray {command}"
+        for command, count in kinds.items()
+    )
+    facts: list[tuple[str, object]] = [("Training", commands)] if commands else []
+    command = repeat_command("evaluate", evaluation.name)
+    facts.append(("Evaluation", h("<code>{command}</code>", command=command)))
+    for name, split in results.splits.items():
+        units = results.systems[0].scores[name][results.decoding].reference_length
+        text = f"{split.utterances:,} utterances, {units:,} {results.unit}, {split.manifest}"
+        facts.append((f"Split {name}", text))
+    environments = [evaluation.environment, *(run.environment for run in runs)]
+    facts += environment_facts(environments).items()
+    lines = joined(h("<dt>{k}</dt><dd>{v}</dd>", k=key, v=value) for key, value in facts)
+    return h('<dl class="facts card">{lines}</dl>', lines=lines)
+
+
+def _utterances_section(results: Results, hypotheses: Hypotheses | None) -> Html:
+    if hypotheses is None or not hypotheses.ids:
+        return Html("")
+    worst, random = pick(results, hypotheses)
+    key = Html(
+        '<p class="note key"><span class="s">substituted</span>'
+        '<span class="d">&ndash; deleted</span>'
+        '<span class="i">+ inserted</span> The number before a hypothesis counts its errors.</p>'
+    )
+    blocks = [
+        h("<h3>The {n} with most errors per unit</h3>", n=len(worst)),
+        *(h('<div class="card sample">{s}</div>', s=sample_html(sample)) for sample in worst),
+    ]
+    if random:
+        blocks += [
+            h("<h3>{n} drawn at random from the others</h3>", n=len(random)),
+            *(h('<div class="card sample">{s}</div>', s=sample_html(sample)) for sample in random),
+        ]
+    intro = h(
+        '<p class="note">From {split}, {decoding} decoding.</p>',
+        split=results.ranked_split,
+        decoding=results.decoding,
+    )
+    return joined([intro, key, *blocks])

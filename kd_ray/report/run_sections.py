@@ -1,0 +1,237 @@
+"""The page's part about runs: what differs, how each went, and how to repeat it."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kd_ray.report.html import Html, h, joined
+from kd_ray.report.runs import (
+    TIES_WARNING,
+    Run,
+    as_text,
+    compare_configs,
+    event_counts,
+    flatten,
+    when,
+)
+from kd_ray.report.tables import NONE, TIMES, parameters, percent
+
+MAX_EVENTS = 40
+"""Events of a run that are listed; all are counted by kind."""
+
+FEW_RUNS = 8
+"""Up to this many runs are columns of the table of differences; more are its rows."""
+
+
+def runs_section(runs: Sequence[Run]) -> Html:
+    """Students, teachers, other runs: what differs within each group, then run by run."""
+    groups = [("student", "Students"), ("teacher", "Teachers"), ("other", "Other runs")]
+    parts = []
+    for kind, title in groups:
+        members = [run for run in runs if run.kind == kind]
+        if members:
+            parts.append(_group(title, members))
+    return joined(parts)
+
+
+def _group(title: str, runs: Sequence[Run]) -> Html:
+    shared, differing = compare_configs(runs)
+    parts = [h("<h3>{title}</h3>", title=title)]
+    if len(runs) > 1 and differing:
+        parts.append(_differences(runs, differing))
+    parts.append(_shared(shared, len(runs)))
+    blocks = joined(_run(run) for run in runs)
+    if len(runs) > FEW_RUNS:
+        blocks = h(
+            '<details class="more"><summary>Each of the {n} runs</summary>{blocks}</details>',
+            n=len(runs),
+            blocks=blocks,
+        )
+    return joined([*parts, blocks])
+
+
+def _differences(runs: Sequence[Run], differing: Mapping[str, Sequence[Any]]) -> Html:
+    keys = list(differing)
+    if len(runs) <= FEW_RUNS:
+        head = ["setting", *(run.label for run in runs)]
+        rows = [[key, *map(as_text, differing[key])] for key in keys]
+    else:
+        head = ["run", *keys]
+        rows = [
+            [run.label, *(as_text(differing[key][index]) for key in keys)]
+            for index, run in enumerate(runs)
+        ]
+    table = _plain_table(head, rows)
+    if len(rows) <= 16:
+        return table
+    return h(
+        '<details class="more"><summary>What differs between their configurations ({n} settings)'
+        "</summary>{table}</details>",
+        n=len(keys),
+        table=table,
+    )
+
+
+def _plain_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
+    return h(
+        '<div class="card scroll"><table class="data"><thead><tr>{head}</tr></thead>'
+        "<tbody>{rows}</tbody></table></div>",
+        head=joined(h('<th scope="col">{t}</th>', t=text) for text in head),
+        rows=joined(
+            h(
+                '<tr><th scope="row">{first}</th>{others}</tr>',
+                first=row[0],
+                others=joined(h("<td>{t}</td>", t=text) for text in row[1:]),
+            )
+            for row in rows
+        ),
+    )
+
+
+def _shared(shared: Mapping[str, Any], count: int) -> Html:
+    text = "\n".join(f"{key}: {as_text(value)}" for key, value in shared.items())
+    title = "Configuration" if count == 1 else "What their configurations share"
+    return h(
+        '<details class="more"><summary>{title} ({n} settings)</summary>'
+        "<pre>{text}</pre></details>",
+        title=title,
+        n=len(shared),
+        text=text,
+    )
+
+
+def _run(run: Run) -> Html:
+    badge = "ok" if run.finished else "bad"
+    notable = run.faults or run.warns_of_ties
+    facts = [
+        f"kd-ray {run.command}",
+        _best(run),
+        _counted(_epochs(run), "epoch"),
+        _counted(run.summary.get("updates"), "update"),
+        duration(run.summary.get("seconds")),
+        _size(run.summary.get("parameters")),
+    ]
+    summary = joined(h("<span>{fact}</span>", fact=fact) for fact in facts if fact)
+    faults = (
+        h('<span class="badge warn">{n}</span>', n=_counted(len(run.faults), "fault or decision"))
+        if run.faults
+        else Html("")
+    )
+    inside = joined([_signal(run), _events(run), _repeat(run)])
+    return h(
+        '<details class="run card"{open}><summary><b>{label}</b>'
+        '<span class="badge {badge}">{status}</span>{faults}{summary}</summary>'
+        '<div class="inside">{inside}</div></details>',
+        open=Html(" open") if notable else Html(""),
+        label=run.label,
+        badge=badge,
+        status=run.status,
+        faults=faults,
+        summary=summary,
+        inside=inside,
+    )
+
+
+def _best(run: Run) -> str:
+    value = run.summary.get("best_error_rate")
+    if not isinstance(value, int | float):
+        return ""
+    epoch = run.summary.get("best_epoch")
+    where = f" in epoch {epoch}" if epoch else ""
+    return f"best validation error {percent(value)} %{where}"
+
+
+def _epochs(run: Run) -> int | None:
+    epochs = run.summary.get("epochs") or max((row.get("epoch", 0) for row in run.valid), default=0)
+    return int(epochs) or None
+
+
+def _size(value: Any) -> str:
+    return f"{parameters(value)} parameters" if isinstance(value, int | float) else ""
+
+
+def _counted(count: Any, noun: str) -> str:
+    if not isinstance(count, int):
+        return ""
+    plural = "faults and decisions" if noun == "fault or decision" else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
+def duration(seconds: Any) -> str:
+    """`95 s` as `1 min 35 s`."""
+    if not isinstance(seconds, int | float):
+        return ""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def _signal(run: Run) -> Html:
+    """What the teachers' signals were like: ties, zero errors, what was missing or dropped."""
+    rows: list[tuple[str, str, bool]] = []
+    names = {"share_of_ties": "ties between teachers", "share_of_zero_error": "zero errors"}
+    for key, name in names.items():
+        share = run.ties.get(key)
+        if isinstance(share, int | float):
+            rows.append((name, f"{100 * share:.1f} % of utterances", share > TIES_WARNING))
+    signal = run.summary.get("signal")
+    for key, value in flatten(signal if isinstance(signal, Mapping) else {}).items():
+        text = f"{value:.3g}" if isinstance(value, float) else as_text(value)
+        rows.append((key.replace("_", " "), text, False))
+    if not rows:
+        return Html("")
+    lines = [
+        (
+            name,
+            f"{text}; more than half: error rates hardly choose between teachers" if warn else text,
+        )
+        for name, text, warn in rows
+    ]
+    return h(
+        "<h4>Teachers&rsquo; signals</h4>{table}", table=_plain_table(["measure", "value"], lines)
+    )
+
+
+def _events(run: Run) -> Html:
+    if not run.events:
+        return Html('<h4>Events</h4><p class="note">None was logged.</p>')
+    counts = ", ".join(f"{count} {TIMES} {kind}" for kind, count in event_counts(run.events))
+    rows = []
+    for event in run.events[:MAX_EVENTS]:
+        details = flatten({k: v for k, v in event.items() if k not in ("time", "kind")})
+        text = ", ".join(f"{key}={as_text(value)}" for key, value in details.items())
+        rows.append(
+            h(
+                '<tr><th scope="row">{time}</th><td>{kind}</td><td class="wrap">{text}</td></tr>',
+                time=when(event["time"]) if "time" in event else NONE,
+                kind=event.get("kind", "unnamed"),
+                text=text or NONE,
+            )
+        )
+    left = len(run.events) - len(rows)
+    more = h('<p class="note">{n} later events are in events.jsonl.</p>', n=left) if left else ""
+    return h(
+        '<h4>Events: {counts}</h4><div class="card scroll"><table class="data"><thead><tr>'
+        "<th>time</th><th>kind</th><th>details</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        "{more}",
+        counts=counts,
+        rows=joined(rows),
+        more=more,
+    )
+
+
+def _repeat(run: Run) -> Html:
+    started = run.environment.get("command")
+    words = started if isinstance(started, list) else []
+    return h(
+        "<h4>Repeat it, under another name</h4><pre>{command}</pre>{started}",
+        command=run.repeat_command(),
+        started=h('<p class="note">Started by <code>{c}</code></p>', c=shlex.join(map(str, words)))
+        if words
+        else "",
+    )

@@ -1,0 +1,190 @@
+"""Front end: log-mel features as Kaldi computes them, and SpecAugment.
+
+Shapes: B utterances, T frames, F mel channels.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchaudio.compliance import kaldi
+
+from kd_ray.config.data import LogMel, SpecAugment
+from kd_ray.speech.audio import SAMPLE_RATE
+
+__all__ = ["SAMPLE_RATE", "LogMelExtractor", "front_end_digest", "spec_augment"]
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1
+"""Part of the digest: raised whenever the same settings give other numbers."""
+
+
+def front_end_digest(config: LogMel) -> str:
+    """16 hexadecimal digits; equal digests mean equal features for equal audio."""
+    content = {
+        **config.model_dump(),
+        "sample_rate": SAMPLE_RATE,
+        "implementation": "kaldi povey window, snip_edges false, no dither, int16 scale",
+        "version": _VERSION,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class LogMelExtractor:
+    """Un-normalised log-mel features of int16 waveforms, each computed by itself.
+
+    Kaldi's fbank without dither: samples keep their int16 scale, DC removal and pre-emphasis (0.97)
+    per frame, Povey window, power spectrum, natural logarithm floored at float32's epsilon; frames
+    are centred on multiples of the shift and the signal is mirrored at its ends.
+    """
+
+    def __init__(self, config: LogMel) -> None:
+        self.config = config
+        self._shift = int(SAMPLE_RATE * config.frame_shift_ms * 0.001)
+        self._length = int(SAMPLE_RATE * config.frame_length_ms * 0.001)
+        if self._shift < 1 or self._length < 2:
+            raise ValueError(
+                f"log_mel: frames of {config.frame_length_ms:g} ms every "
+                f"{config.frame_shift_ms:g} ms are shorter than a sample at {SAMPLE_RATE} Hz"
+            )
+        if not config.low_hz < config.high_hz:
+            raise ValueError(
+                f"log_mel: low_hz ({config.low_hz:g}) must be below high_hz ({config.high_hz:g})"
+            )
+        self._warn_of_empty_filters()
+
+    @property
+    def frame_shift_s(self) -> float:
+        """Seconds from frame to frame."""
+        return self._shift / SAMPLE_RATE
+
+    @property
+    def min_samples(self) -> int:
+        """The shortest waveform that gives features: one whole window."""
+        return max(self._length, self._shift)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a waveform: the samples over the shift, rounded, halves up."""
+        return (num_samples + self._shift // 2) // self._shift
+
+    def __call__(self, waveforms: Sequence[NDArray[np.int16]]) -> tuple[Tensor, Tensor]:
+        """Features (B, T, F) float32, zero beyond the lengths; lengths (B,) int64 in frames.
+
+        Raises:
+            ValueError: a waveform that is not mono int16, or shorter than `min_samples`.
+        """
+        rows = [self._one(place, waveform) for place, waveform in enumerate(waveforms)]
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+        longest = max((len(row) for row in rows), default=0)
+        padded = torch.zeros(len(rows), longest, self.config.num_mels)
+        for place, row in enumerate(rows):
+            padded[place, : len(row)] = row
+        return padded, lengths
+
+    def _one(self, place: int, waveform: NDArray[np.int16]) -> Tensor:
+        if waveform.dtype != np.int16 or waveform.ndim != 1:
+            raise ValueError(
+                f"waveform {place} of the batch is {waveform.dtype} {waveform.shape}; "
+                "expected int16 (samples,), mono at 16 kHz"
+            )
+        if len(waveform) < self.min_samples:
+            raise ValueError(
+                f"waveform {place} of the batch has {len(waveform)} samples; "
+                f"at least {self.min_samples} are needed. `kd-ray check` finds such rows"
+            )
+        features: Tensor = kaldi.fbank(
+            torch.from_numpy(waveform.astype(np.float32))[None],
+            num_mel_bins=self.config.num_mels,
+            frame_length=self.config.frame_length_ms,
+            frame_shift=self.config.frame_shift_ms,
+            low_freq=self.config.low_hz,
+            high_freq=self.config.high_hz,
+            sample_frequency=float(SAMPLE_RATE),
+            dither=0.0,
+            snip_edges=False,
+        )
+        return features
+
+    def _warn_of_empty_filters(self) -> None:
+        window = 1 << (self._length - 1).bit_length()
+        low, high = self.config.low_hz, self.config.high_hz
+        banks, _ = kaldi.get_mel_banks(
+            self.config.num_mels, window, float(SAMPLE_RATE), low, high, 100.0, -500.0, 1.0
+        )
+        empty = int((banks.sum(dim=1) == 0).sum())
+        if empty:
+            logger.warning(
+                "log_mel: %d of %d mel filters cover no bin of a %d-point spectrum and are "
+                "constant; lower num_mels or lengthen frame_length_ms",
+                empty,
+                self.config.num_mels,
+                window,
+            )
+
+
+def spec_augment(
+    features: Tensor,
+    lengths: Tensor,
+    config: SpecAugment,
+    *,
+    seed: int,
+    utterance_ids: Sequence[str],
+    epoch: int,
+    frame_shift_s: float,
+) -> Tensor:
+    """Features with time and frequency masks set to zero, the mean of normalised features.
+
+    The masks of an utterance depend on (seed, its id, epoch) and its own length only, wherever it
+    stands in whichever batch. Each width is uniform on 0..the largest, each place uniform on where
+    the mask fits. Frames at and beyond `lengths` stay as they are.
+
+    Args:
+        features: (B, T, F), normalised; not changed.
+        lengths: (B,) in frames.
+        config: numbers and largest widths of the masks.
+        seed: of the run.
+        utterance_ids: B of them.
+        epoch: masks are drawn anew in each.
+        frame_shift_s: seconds per frame, for `config.max_time_s`.
+
+    Source: Park et al. 2019 (arXiv 1904.08779), without time warping.
+    """
+    num_rows, num_frames, num_mels = features.shape
+    if not num_rows == len(utterance_ids) == len(lengths):
+        raise ValueError(
+            f"spec_augment: {num_rows} rows, {len(lengths)} lengths, {len(utterance_ids)} ids"
+        )
+    time_mask_BT = np.zeros((num_rows, num_frames), dtype=np.bool_)
+    mel_mask_BF = np.zeros((num_rows, num_mels), dtype=np.bool_)
+    valid_BT = np.arange(num_frames) < np.asarray(lengths.tolist(), dtype=np.int64)[:, None]
+    # The tolerance: 0.15 s in frames of 0.01 s are 15, not 14.
+    max_frames = int(config.max_time_s / frame_shift_s + 1e-6)
+    max_mels = int(config.max_frequency * num_mels + 1e-6)
+    for row, name in enumerate(utterance_ids):
+        generator = _generator(seed, name, epoch)
+        length = int(lengths[row])
+        for _ in range(config.time_masks):
+            start, width = _span(generator, length, min(max_frames, length // 5))
+            time_mask_BT[row, start : start + width] = True
+        for _ in range(config.frequency_masks):
+            start, width = _span(generator, num_mels, max_mels)
+            mel_mask_BF[row, start : start + width] = True
+    mask_BTF = time_mask_BT[:, :, None] | (mel_mask_BF[:, None, :] & valid_BT[:, :, None])
+    return features.masked_fill(torch.from_numpy(mask_BTF).to(features.device), 0.0)
+
+
+def _generator(seed: int, utterance_id: str, epoch: int) -> np.random.Generator:
+    digest = hashlib.sha256(json.dumps([seed, utterance_id, epoch]).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
+
+
+def _span(generator: np.random.Generator, size: int, max_width: int) -> tuple[int, int]:
+    """Start and width of a mask inside 0..size."""
+    width = int(generator.integers(0, max_width, endpoint=True))
+    return int(generator.integers(0, size - width, endpoint=True)), width

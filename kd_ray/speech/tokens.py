@@ -1,0 +1,199 @@
+"""Token inventories: text to ids and back. Needs no torch.
+
+The first three ids are `<blank>` (CTC), `<bos>` and `<eos>`; then come the symbols, sorted.
+"""
+
+import hashlib
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self, get_args
+
+from kd_ray.config.data import Unit
+from kd_ray.speech.manifest import atomic_path
+
+SPECIALS = ("<blank>", "<bos>", "<eos>")
+_FORMAT = "kd_ray tokens"
+_VERSION = 1
+
+
+class TokensError(ValueError):
+    """A token inventory that cannot be made, read or used."""
+
+
+class UnknownSymbolError(TokensError):
+    """A text holds symbols that the inventory does not have."""
+
+    def __init__(self, symbols: list[str], text: str, unit: Unit, size: int) -> None:
+        self.symbols = symbols
+        self.text = text
+        shown = ", ".join(repr(symbol) for symbol in symbols)
+        super().__init__(
+            f"unknown {unit}: {shown} in {text[:200]!r}; the inventory has {size} entries. "
+            "Make it from texts that hold them, or correct the text"
+        )
+
+
+def split_units(text: str, unit: Unit) -> list[str]:
+    """Cut a text into units, after Unicode composition (NFC).
+
+    `phones` and `words` split at white space; `characters` are single code points, where runs of
+    white space count as one blank and the ends are trimmed.
+    """
+    pieces = unicodedata.normalize("NFC", text).split()
+    return list(" ".join(pieces)) if unit == "characters" else pieces
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """An ordered inventory of symbols; the id of a symbol is its place.
+
+    `train` sorts the symbols; an imported inventory may have another order after the specials.
+    """
+
+    unit: Unit
+    symbols: tuple[str, ...]
+    blank: ClassVar[int] = 0
+    bos: ClassVar[int] = 1
+    eos: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        if self.unit not in get_args(Unit):
+            raise TokensError(f"unit {self.unit!r} of tokens; allowed are {list(get_args(Unit))}")
+        if self.symbols[: len(SPECIALS)] != SPECIALS:
+            raise TokensError(
+                f"tokens must begin with {SPECIALS}, got {self.symbols[: len(SPECIALS)]}"
+            )
+        repeated = [name for name, count in Counter(self.symbols).items() if count > 1]
+        if repeated:
+            raise TokensError(f"symbols occur more than once: {repeated}")
+        for symbol in self.symbols[len(SPECIALS) :]:
+            if split_units(symbol, self.unit) != [symbol] and (self.unit, symbol) != (
+                "characters",
+                " ",
+            ):
+                raise TokensError(f"symbol {symbol!r} is not one of the unit {self.unit}")
+
+    @classmethod
+    def train(cls, texts: Iterable[str], unit: Unit) -> Self:
+        """Collect the symbols of texts.
+
+        Raises:
+            TokensError: no symbol at all, or a text that holds one of the special symbols.
+        """
+        found = {symbol for text in texts for symbol in split_units(text, unit)}
+        if not found:
+            raise TokensError(f"no {unit} in the texts to make tokens from")
+        clash = sorted(found & set(SPECIALS))
+        if clash:
+            raise TokensError(f"the texts hold {clash}, which are names of special tokens")
+        return cls(unit, SPECIALS + tuple(sorted(found)))
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        first = len(SPECIALS)
+        return {symbol: first + place for place, symbol in enumerate(self.symbols[first:])}
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without begin and end symbols.
+
+        Raises:
+            UnknownSymbolError: names every symbol that the inventory does not have.
+        """
+        ids = self._ids
+        units = split_units(text, self.unit)
+        try:
+            return [ids[symbol] for symbol in units]
+        except KeyError:
+            unknown = sorted({symbol for symbol in units if symbol not in ids})
+            raise UnknownSymbolError(unknown, text, self.unit, len(self)) from None
+
+    def words(self, ids: Iterable[int]) -> list[str]:
+        """Symbols of ids, specials dropped: the units that error rates count."""
+        symbols = []
+        for number in ids:
+            place = int(number)
+            if not 0 <= place < len(self.symbols):
+                raise TokensError(f"token id {place} is outside 0..{len(self.symbols) - 1}")
+            if place >= len(SPECIALS):
+                symbols.append(self.symbols[place])
+        return symbols
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids, specials dropped."""
+        return ("" if self.unit == "characters" else " ").join(self.words(ids))
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits that two inventories share only if every id means the same."""
+        content = [self.unit, list(self.symbols), self.blank, self.bos, self.eos]
+        text = json.dumps(content, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the token file holds."""
+        return {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "unit": self.unit,
+            "blank": self.blank,
+            "bos": self.bos,
+            "eos": self.eos,
+            "symbols": list(self.symbols),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`.
+
+        Raises:
+            TokensError: another format, missing keys, special ids other than 0, 1, 2.
+        """
+        if content.get("format") != _FORMAT or content.get("version") != _VERSION:
+            raise TokensError(
+                f"expected format {_FORMAT!r} version {_VERSION}, got "
+                f"{content.get('format')!r} version {content.get('version')!r}"
+            )
+        missing = [key for key in ("unit", "symbols", "blank", "bos", "eos") if key not in content]
+        if missing:
+            raise TokensError(f"keys {missing} are missing")
+        for name, expected in (("blank", cls.blank), ("bos", cls.bos), ("eos", cls.eos)):
+            if content[name] != expected:
+                raise TokensError(f"{name} has the id {content[name]!r}, expected {expected}")
+        symbols = content["symbols"]
+        if not isinstance(symbols, list) or not all(isinstance(name, str) for name in symbols):
+            raise TokensError("symbols must be a list of strings")
+        return cls(content["unit"], tuple(symbols))
+
+    def save(self, path: Path) -> None:
+        """Write the token file (JSON); it appears complete or not at all."""
+        text = json.dumps(self.to_dict(), ensure_ascii=False, indent=1)
+        with atomic_path(path) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a token file.
+
+        Raises:
+            TokensError: no such file, or not a token file; names the path.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise TokensError(f"no token file at {path}; `kd-ray prepare` makes one") from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise TokensError(f"token file {path} is not JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise TokensError(f"token file {path} holds {type(content).__name__}, not an object")
+        try:
+            return cls.from_dict(content)
+        except TokensError as error:
+            raise TokensError(f"token file {path}: {error}") from error

@@ -1,0 +1,104 @@
+"""Training state on disk: everything that makes a resumed run equal to an uninterrupted one.
+
+`checkpoints/update-00000120/` holds `model/` (a checkpoint folder like any other),
+`optimizer.safetensors` and `state.json`. Nothing in it is pickled.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from kd_ray.evaluation.run_folder import write_json
+from kd_ray.models.checkpoint import load_model, save_model
+from kd_ray.models.recognizer import RecognizerModel
+
+_NAME = re.compile(r"update-(\d{8})$")
+
+
+class TrainingCheckpoints:
+    """The checkpoints of one run; only rank 0 saves."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder = folder
+        self.keep = keep
+
+    def save(
+        self,
+        model: RecognizerModel,
+        optimizer: torch.optim.Optimizer,
+        *,
+        tokens: dict[str, Any],
+        state: dict[str, Any],
+    ) -> Path:
+        """Write a checkpoint under its update number; it appears whole or not at all."""
+        target = self.folder / f"update-{state['update']:08d}"
+        part = self.folder / f".{target.name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        save_model(part / "model", model, tokens=tokens, extra={"update": state["update"]})
+        tensors, plain = _split(optimizer.state_dict())
+        save_file(tensors, part / "optimizer.safetensors")
+        write_json(part / "state.json", {**state, "optimizer": plain})
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
+        for old in self._numbered()[: -self.keep]:
+            shutil.rmtree(old)
+        return target
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint."""
+        found = self._numbered()
+        return found[-1] if found else None
+
+    def clean(self) -> None:
+        """Remove what a killed run left half written."""
+        for part in self.folder.glob(".update-*.part"):
+            shutil.rmtree(part, ignore_errors=True)
+
+    def restore(
+        self, folder: Path, model: RecognizerModel, optimizer: torch.optim.Optimizer
+    ) -> dict[str, Any]:
+        """Load weights and optimiser in place; returns the rest of the state."""
+        model.load_state_dict(load_model(folder / "model").model.state_dict())
+        state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        plain = state.pop("optimizer")
+        tensors = load_file(folder / "optimizer.safetensors")
+        optimizer.load_state_dict(_join(tensors, plain, optimizer))
+        return state
+
+    def _numbered(self) -> list[Path]:
+        if not self.folder.exists():
+            return []
+        return sorted(
+            path
+            for path in self.folder.iterdir()
+            if _NAME.search(path.name) and (path / "state.json").exists()
+        )
+
+
+def _split(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """An optimiser's state as named tensors and plain values."""
+    tensors: dict[str, torch.Tensor] = {}
+    plain: dict[str, Any] = {}
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}.{name}"] = value.contiguous()
+            else:
+                plain[f"{index}.{name}"] = value
+    return tensors, plain
+
+
+def _join(
+    tensors: dict[str, torch.Tensor], plain: dict[str, Any], optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **plain}.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}

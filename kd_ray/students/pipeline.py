@@ -1,0 +1,136 @@
+"""Keeps a few updates in flight: teachers score the next batch, the student learns this one."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from kd_ray.core.contracts import Busy, PendingSignal, Score, Signal, TeacherSource
+from kd_ray.speech.batches import GlobalBatches, shard
+from kd_ray.students.data import Batch, SpeechData
+
+Request = Callable[[Batch], Score]
+
+
+@dataclass
+class MicroBatch:
+    """A batch, the signal it waits for, and whether it counts.
+
+    A ghost repeats a row of the global batch for a worker that got none, so that every worker takes
+    part in the exchange of gradients; its loss is multiplied by zero.
+    """
+
+    batch: Batch
+    ghost: bool = False
+    pending: PendingSignal | None = None
+    asked: bool = False
+
+
+@dataclass
+class Update:
+    """What one optimiser step on this worker is made of."""
+
+    index: int
+    epoch: int
+    ends_epoch: bool
+    utterance_ids: tuple[str, ...]
+    """Of the whole global batch, over all workers."""
+    micro_batches: list[MicroBatch] = field(default_factory=list)
+    data_s: float = 0.0
+    """Seconds spent reading and making features."""
+    teacher_wait_s: float = 0.0
+    """Seconds the student stood still for its teachers."""
+
+
+class Pipeline:
+    """Yields updates in order, with the signals of `lookahead` later ones already asked for."""
+
+    def __init__(
+        self,
+        data: SpeechData,
+        batches: GlobalBatches,
+        *,
+        total_updates: int,
+        lookahead: int,
+        rank: int = 0,
+        world: int = 1,
+        accumulation: int = 1,
+        source: TeacherSource | None = None,
+        request: Request | None = None,
+        with_audio: bool = False,
+    ):
+        self.data = data
+        self.batches = batches
+        self.total_updates = total_updates
+        self.lookahead = lookahead
+        self.rank = rank
+        self.world = world
+        self.accumulation = accumulation
+        self.source = source
+        self.request = request
+        self.with_audio = with_audio
+
+    def updates(self, start: int) -> Iterator[Update]:
+        """Updates `start`, `start + 1`, ... to the last one."""
+        flying: deque[Update] = deque()
+        try:
+            for index in range(start, self.total_updates):
+                while len(flying) <= self.lookahead and index + len(flying) < self.total_updates:
+                    flying.append(self._prepare(index + len(flying)))
+                    self._ask(flying)
+                self._ask(flying)
+                yield flying[0]
+                flying.popleft()
+        finally:
+            for update in flying:
+                for micro in update.micro_batches:
+                    if micro.pending is not None:
+                        micro.pending.cancel()
+
+    def collect(self, update: Update, timeout_s: float) -> list[Signal | None]:
+        """Wait for the signals of an update's micro-batches, in order."""
+        started = time.perf_counter()
+        signals: list[Signal | None] = []
+        for micro in update.micro_batches:
+            if not micro.asked:
+                self._ask_one(micro)
+            signals.append(None if micro.pending is None else micro.pending.result(timeout_s))
+            micro.pending = None
+        update.teacher_wait_s += time.perf_counter() - started
+        return signals
+
+    def _prepare(self, index: int) -> Update:
+        started = time.perf_counter()
+        epoch, rows = self.batches.at(index)
+        last = index + 1 == self.total_updates
+        update = Update(
+            index=index,
+            epoch=epoch,
+            ends_epoch=last or self.batches.at(index + 1)[0] != epoch,
+            utterance_ids=tuple(self.data.utterances[row].id for row in rows),
+        )
+        for part in shard(rows, self.rank, self.world, self.accumulation):
+            if part:
+                batch = self.data.batch(part, with_audio=self.with_audio)
+                update.micro_batches.append(MicroBatch(batch))
+            elif self.world > 1:
+                ghost = self.data.batch(rows[:1], with_audio=False)
+                update.micro_batches.append(MicroBatch(ghost, ghost=True))
+        update.data_s = time.perf_counter() - started
+        return update
+
+    def _ask(self, flying: deque[Update]) -> None:
+        """Ask for what was not asked yet, oldest first, until the source says it is busy."""
+        for update in flying:
+            for micro in update.micro_batches:
+                if micro.asked:
+                    continue
+                try:
+                    self._ask_one(micro)
+                except Busy:
+                    return
+
+    def _ask_one(self, micro: MicroBatch) -> None:
+        if self.source is not None and self.request is not None and not micro.ghost:
+            micro.pending = self.source.ask(self.request(micro.batch))
+        micro.asked = True

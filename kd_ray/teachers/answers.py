@@ -1,0 +1,165 @@
+"""From hosts' answers to one signal: fusing them, judging the quorum, keeping count of losses."""
+
+import functools
+import logging
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from kd_ray.core import strategies
+from kd_ray.core.contracts import Score, Signal, TeacherInfo, TeacherOutput, TeachersGone
+from kd_ray.teachers.policies import Proceed, judge_quorum
+
+logger = logging.getLogger(__name__)
+
+
+class OnEvent(Protocol):
+    """Where faults and decisions are written down."""
+
+    def __call__(self, kind: str, /, **details: Any) -> None:
+        """One event."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class HostAnswer:
+    """What one host says to a request.
+
+    `partial` is fused over the host's own teachers and None if none of them could answer;
+    `quarantined` are the host's teachers that are no longer asked, with the reason.
+    `teacher_s` is seconds of teacher computation, a shared pass counted by share of utterances.
+    """
+
+    partial: strategies.Partial | None
+    answered: tuple[int, ...]
+    quarantined: Mapping[int, str]
+    teacher_s: float
+    outputs: tuple[TeacherOutput, ...] = ()
+
+
+def check_request(request: Score) -> None:
+    """Refuse a request whose parts do not belong together, before it costs anything."""
+    rows = len(request.utterance_ids)
+    if rows == 0:
+        raise ValueError("a request must name at least one utterance")
+    parts = {"audio": len(request.audio.lengths)}
+    if request.prefix is not None:
+        parts["prefix"] = len(request.prefix.lengths)
+    if request.references is not None:
+        parts["references"] = len(request.references.lengths)
+    for name, count in parts.items():
+        if count != rows:
+            raise ValueError(f"request names {rows} utterances but {name} has {count}")
+    if int(request.audio.lengths.sum()) != len(request.audio.samples):
+        raise ValueError(
+            f"audio lengths add up to {int(request.audio.lengths.sum())} samples, "
+            f"but {len(request.audio.samples)} were sent"
+        )
+    if not request.wanted:
+        raise ValueError("request.wanted is empty; allowed are 'tokens', 'labels' or both")
+    if "tokens" in request.wanted:
+        request.decoder_prefix()
+
+
+def fuse(request: Score, answers: Sequence[HostAnswer]) -> Signal:
+    """One signal from the hosts that answered, merged in the order given (so sums repeat)."""
+    partials = [answer.partial for answer in answers if answer.partial is not None]
+    outputs = [output for answer in answers for output in answer.outputs]
+    return strategies.finish(functools.reduce(strategies.merge, partials)).signal(
+        request.utterance_ids,
+        teacher_s=sum(answer.teacher_s for answer in answers),
+        outputs=tuple(sorted(outputs, key=lambda output: output.teacher)),
+    )
+
+
+class Ledger:
+    """Counts requests and losses of one source, and tells of each change once.
+
+    Args:
+        teachers: everyone who could answer, by index.
+        quorum: smallest share of them that must.
+        on_event: gets `teacher_quarantined`, `teacher_host_left_out`, `signal_shortened`,
+            `teachers_gone`.
+    """
+
+    def __init__(
+        self, teachers: Sequence[TeacherInfo], quorum: float, on_event: OnEvent | None = None
+    ) -> None:
+        self.teachers = tuple(teachers)
+        self.quorum = quorum
+        self.counts: Counter[str] = Counter()
+        """`requests`, `signals`, `shortened_signals`, `hosts_left_out`, `teachers_quarantined`,
+        `teachers_gone`, `busy`, `cancelled`."""
+        self._on_event = on_event
+        self._lost: dict[int, str] = {}
+        self._last_missing: tuple[int, ...] = ()
+        self._lock = threading.Lock()
+
+    def host_left_out(self, host: str, teachers: Sequence[int], reason: str) -> None:
+        """A host is not asked any more."""
+        with self._lock:
+            self.counts["hosts_left_out"] += 1
+            self._lost.update(dict.fromkeys(teachers, f"{host}: {reason}"))
+        names = self._names(teachers)
+        logger.warning("host %s left out with teachers %s: %s", host, ", ".join(names), reason)
+        self._tell("teacher_host_left_out", host=host, teachers=names, reason=reason)
+
+    def conclude(self, request: Score, answers: Sequence[HostAnswer]) -> Signal:
+        """The signal, if enough teachers are in the answers; else `TeachersGone`."""
+        for answer in answers:
+            self.receive(answer)
+        decision = self.require([index for answer in answers for index in answer.answered])
+        if decision.missing:
+            self._note_shortened(decision)
+        signal = fuse(request, answers)
+        self.counts["signals"] += 1
+        return signal
+
+    def require(self, answered: Sequence[int]) -> Proceed:
+        """Raise `TeachersGone` naming the missing ones if these are too few."""
+        decision = judge_quorum(answered, len(self.teachers), self.quorum)
+        if isinstance(decision, Proceed):
+            return decision
+        self.counts["teachers_gone"] += 1
+        names = self._names(decision.missing)
+        self._tell("teachers_gone", missing=names, reason=decision.reason)
+        missing = "; ".join(
+            f"{self.teachers[index].name} ({self._lost.get(index, 'no answer')})"
+            for index in decision.missing
+        )
+        raise TeachersGone(
+            f"{decision.reason}. Missing: {missing}. Ways out: start again (it resumes from the "
+            "last checkpoint), or lower teachers.source.quorum."
+        )
+
+    def receive(self, answer: HostAnswer) -> None:
+        """Take note of what an answer says about its teachers."""
+        for index, reason in answer.quarantined.items():
+            with self._lock:
+                if index in self._lost:
+                    continue
+                self._lost[index] = reason
+                self.counts["teachers_quarantined"] += 1
+            name = self.teachers[index].name
+            logger.warning("teacher %s quarantined: %s", name, reason)
+            self._tell("teacher_quarantined", teacher=name, index=index, reason=reason)
+
+    def _note_shortened(self, decision: Proceed) -> None:
+        # Each signal counts, but a log line for every request after a loss would hide all else.
+        with self._lock:
+            self.counts["shortened_signals"] += 1
+            news = decision.missing != self._last_missing
+            self._last_missing = decision.missing
+        if news:
+            names = self._names(decision.missing)
+            logger.warning("going on without teachers %s: %s", ", ".join(names), decision.reason)
+            self._tell("signal_shortened", missing=names, reason=decision.reason)
+
+    def _names(self, indices: Sequence[int]) -> list[str]:
+        return [self.teachers[index].name for index in indices]
+
+    def _tell(self, kind: str, **details: Any) -> None:
+        if self._on_event is not None:
+            self._on_event(kind, **details)

@@ -1,0 +1,310 @@
+"""A host: several resident teachers that answer requests with one fused partial.
+
+Plain Python and torch; `kd_ray.cluster.pool` makes an actor of it, `local_source` a thread.
+Shapes: B utterances, T frames, F mels, U target positions, V vocabulary.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from kd_ray.config.data import LogMel
+from kd_ray.core import strategies
+from kd_ray.core.contracts import Audio, Labels, Score, TeacherInfo, TeacherOutput, Wanted
+from kd_ray.speech.features import LogMelExtractor
+from kd_ray.teachers.answers import HostAnswer, check_request
+from kd_ray.teachers.batching import BatchStatistics, Clock, LoopClock, MicroBatcher
+from kd_ray.teachers.rows import (
+    Features,
+    Work,
+    fault_of,
+    join_rows,
+    pad_together,
+    split_request,
+    take_rows,
+)
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+
+class ScoringTeacher(Protocol):
+    """What a host takes for granted about a teacher (`kd_ray.teachers.teacher.Teacher`)."""
+
+    @property
+    def info(self) -> TeacherInfo:
+        """Who it is."""
+        ...
+
+    @property
+    def front_end(self) -> LogMel:
+        """Which features it reads."""
+        ...
+
+    def score(
+        self,
+        features: Tensor,
+        lengths: Tensor,
+        prefix: Labels,
+        references: Labels | None,
+        wanted: frozenset[Wanted],
+    ) -> TeacherOutput:
+        """Score a batch: features (B, T, F) un-normalised and padded, `lengths` (B,) frames."""
+        ...
+
+
+class _Queue(NamedTuple):
+    """Work of one queue may share a forward pass."""
+
+    teacher: int
+    wanted: frozenset[Wanted]
+    with_references: bool
+    request: int | None
+    """Set where requests are never mixed."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """A teacher's output for one piece of work, and its share of the pass's seconds."""
+
+    output: TeacherOutput
+    seconds: float
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    """How a host is doing."""
+
+    teachers: tuple[int, ...]
+    quarantined: Mapping[int, str]
+    open_requests: int
+    queued_utterances: int
+    batches: BatchStatistics
+
+
+class TeacherHost:
+    """Answers `Score` requests with the partial of its own teachers.
+
+    Features are computed once per request and distinct front end; utterances of several requests
+    share a teacher's forward pass; passes run one at a time on a thread of their own, so that the
+    event loop stays free. A teacher that answers with a number that is not finite is quarantined.
+
+    Args:
+        teachers: resident here.
+        indices: their numbers in the pool; default 0, 1, ...
+        num_teachers: of the whole pool; default `len(teachers)`.
+        batching: `per_request` never mixes requests, so that answers repeat bit for bit.
+        max_batch_utterances: of one forward pass; larger requests are split.
+        batch_wait_ms: longest wait for companions; none while the host is idle.
+        clock: of the micro-batcher.
+    """
+
+    def __init__(
+        self,
+        teachers: Sequence[ScoringTeacher],
+        *,
+        indices: Sequence[int] | None = None,
+        num_teachers: int | None = None,
+        batching: Literal["per_request", "timed"] = "timed",
+        max_batch_utterances: int = 32,
+        batch_wait_ms: float = 2.0,
+        clock: Clock | None = None,
+    ) -> None:
+        if not teachers:
+            raise ValueError("a host needs at least one teacher")
+        numbers = range(len(teachers)) if indices is None else indices
+        self._teachers = dict(zip(numbers, teachers, strict=True))
+        self._num_teachers = len(teachers) if num_teachers is None else num_teachers
+        self._mix = batching == "timed"
+        self._max_utterances = max_batch_utterances
+        self._wait_s = batch_wait_ms / 1000 if self._mix else 0.0
+        self._clock: Clock = clock or LoopClock()
+        self._extractors = {
+            teacher.info.front_end_digest: LogMelExtractor(teacher.front_end)
+            for teacher in teachers
+        }
+        self._quarantined: dict[int, str] = {}
+        self._batcher: MicroBatcher[_Queue, Work, _Scored | None] = MicroBatcher(
+            self._pass, max_size=max_batch_utterances, clock=self._clock
+        )
+        # Passes have a thread to themselves; features and fusing of other requests go beside.
+        self._passes = ThreadPoolExecutor(1, thread_name_prefix="teacher-pass")
+        self._helper = ThreadPoolExecutor(1, thread_name_prefix="teacher-helper")
+        self._open_requests = 0
+        self._requests = 0
+
+    @property
+    def infos(self) -> tuple[TeacherInfo, ...]:
+        """The teachers that live here, numbered as in the pool."""
+        return tuple(
+            dataclasses.replace(teacher.info, index=index)
+            for index, teacher in self._teachers.items()
+        )
+
+    @property
+    def status(self) -> HostStatus:
+        """Queue and counters."""
+        return HostStatus(
+            teachers=tuple(self._teachers),
+            quarantined=dict(self._quarantined),
+            open_requests=self._open_requests,
+            queued_utterances=self._batcher.depth,
+            batches=self._batcher.statistics,
+        )
+
+    async def score(self, request: Score) -> HostAnswer:
+        """Answer with the partial over the teachers of this host that are in order.
+
+        Raises:
+            Expired: the request's deadline passed before its turn came.
+            Exception: whatever a teacher raised; all requests of its pass get the same error.
+        """
+        check_request(request)
+        expires_s = self._clock.now() + request.deadline_s
+        self._requests += 1
+        number = self._requests
+        self._open_requests += 1
+        try:
+            asked = [index for index in self._teachers if index not in self._quarantined]
+            features = await self._features(request.audio, asked)
+            # The first request at an idle host waits for nobody, with any of its teachers.
+            wait_s = 0.0 if self._batcher.idle else self._wait_s
+            scored = await _gather(
+                [
+                    self._ask_teacher(index, request, features, number, wait_s, expires_s)
+                    for index in asked
+                ]
+            )
+            return await _run_in(self._helper, self._answer, request, scored)
+        finally:
+            self._open_requests -= 1
+
+    async def close(self) -> None:
+        """Give up open requests and stop the threads."""
+        await self._batcher.close()
+        self._passes.shutdown(wait=True, cancel_futures=True)
+        self._helper.shutdown(wait=True, cancel_futures=True)
+
+    async def _features(self, audio: Audio, asked: Sequence[int]) -> dict[str, Features]:
+        """Features by front-end digest, each computed once."""
+        waveforms = audio.waveforms()
+        digests = {self._teachers[index].info.front_end_digest for index in asked}
+        return {
+            digest: await _run_in(self._helper, self._extractors[digest], waveforms)
+            for digest in sorted(digests)
+        }
+
+    async def _ask_teacher(
+        self,
+        index: int,
+        request: Score,
+        features: Mapping[str, Features],
+        number: int,
+        wait_s: float,
+        expires_s: float,
+    ) -> _Scored | None:
+        """One teacher's output for the whole request; None if it had to be quarantined."""
+        queue = _Queue(
+            index, request.wanted, request.references is not None, None if self._mix else number
+        )
+        pieces = await _gather(
+            [
+                self._batcher.submit(
+                    queue,
+                    work,
+                    size=work.size,
+                    wait_s=wait_s,
+                    expires_s=expires_s,
+                    priority=request.priority,
+                )
+                for work in split_request(
+                    request,
+                    features[self._teachers[index].info.front_end_digest],
+                    self._max_utterances,
+                )
+            ]
+        )
+        whole = [piece for piece in pieces if piece is not None]
+        if len(whole) < len(pieces):
+            return None
+        return _Scored(
+            join_rows([piece.output for piece in whole]), sum(piece.seconds for piece in whole)
+        )
+
+    async def _pass(self, queue: _Queue, works: Sequence[Work]) -> Sequence[_Scored | None]:
+        """One forward pass of one teacher over the work of several requests."""
+        if queue.teacher in self._quarantined:
+            return [None] * len(works)
+        output, seconds = await _run_in(self._passes, self._forward, queue, works)
+        fault = fault_of(output)
+        if fault is not None:
+            name = self._teachers[queue.teacher].info.name
+            logger.warning("teacher %s is quarantined on this host: %s", name, fault)
+            self._quarantined[queue.teacher] = fault
+            return [None] * len(works)
+        size = sum(work.size for work in works)
+        ends = np.cumsum([work.size for work in works])
+        return [
+            _Scored(take_rows(output, int(end) - work.size, int(end)), seconds * work.size / size)
+            for work, end in zip(works, ends, strict=True)
+        ]
+
+    def _forward(self, queue: _Queue, works: Sequence[Work]) -> tuple[TeacherOutput, float]:
+        """Run the teacher; its output is checked for size and numbered as in the pool."""
+        started = time.perf_counter()
+        teacher = self._teachers[queue.teacher]
+        features, lengths = pad_together(works)
+        prefix = Labels.of([string for work in works for string in work.prefix])
+        references = None
+        if queue.with_references:
+            references = Labels.of([string for work in works for string in work.references or ()])
+        output = teacher.score(features, lengths, prefix, references, queue.wanted)
+        if len(output.positions) != len(lengths):
+            raise RuntimeError(
+                f"teacher {teacher.info.name} answered {len(output.positions)} utterances "
+                f"of {len(lengths)}"
+            )
+        return (
+            dataclasses.replace(output, teacher=queue.teacher),
+            time.perf_counter() - started,
+        )
+
+    def _answer(self, request: Score, scored: Sequence[_Scored | None]) -> HostAnswer:
+        """Fuse the outputs of this host's teachers."""
+        present = [one for one in scored if one is not None]
+        outputs = tuple(one.output for one in present)
+        partial = None
+        if outputs:
+            partial = strategies.local(outputs, request.fusion, self._num_teachers)
+        return HostAnswer(
+            partial=partial,
+            answered=tuple(output.teacher for output in outputs),
+            quarantined=dict(self._quarantined),
+            teacher_s=sum(one.seconds for one in present),
+            outputs=outputs if request.per_teacher else (),
+        )
+
+
+async def _run_in(
+    executor: ThreadPoolExecutor, function: Callable[..., R], *arguments: object
+) -> R:
+    """Call a function on a thread of `executor`."""
+    return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
+
+
+async def _gather(work: Sequence[Coroutine[Any, Any, R]]) -> list[R]:
+    """All results in order; waits for all of them before the first error is raised."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]

@@ -1,0 +1,118 @@
+"""One teacher: features in, its distributions, label strings and error rates out.
+
+Shapes: B utterances, T frames, F mels, U target positions, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kd_ray.config.data import LogMel
+from kd_ray.core.contracts import Labels, TeacherInfo, TeacherOutput, Wanted
+from kd_ray.core.scores import edit_errors
+from kd_ray.core.targets import FloatArray, IntArray
+from kd_ray.evaluation.system import System, load_system
+from kd_ray.models.decoding import ctc_greedy
+from kd_ray.speech.features import front_end_digest
+
+
+class Teacher:
+    """A frozen recogniser that scores; always in evaluation mode, never asked for gradients."""
+
+    def __init__(self, system: System, index: int):
+        self.system = system
+        self.index = index
+        self.front_end: LogMel = system.model.config.front_end
+        self.info = TeacherInfo(
+            index=index,
+            name=system.name,
+            folder=str(system.folder),
+            digest=system.digest,
+            tokens_digest=system.tokens.digest,
+            vocabulary_size=system.model.vocabulary_size,
+            blank=system.model.blank,
+            bos=system.model.bos,
+            eos=system.model.eos,
+            front_end_digest=front_end_digest(self.front_end),
+            frame_rate_hz=system.model.frame_rate_hz,
+            parameters=system.parameters,
+        )
+
+    @torch.inference_mode()
+    def score(
+        self,
+        features: Tensor,
+        lengths: Tensor,
+        prefix: Labels,
+        references: Labels | None,
+        wanted: frozenset[Wanted],
+    ) -> TeacherOutput:
+        """Teacher-forced scoring of un-normalised features (B, T, F) with `lengths` (B,) frames.
+
+        The decoder reads begin-of-sentence + `prefix`; error rates are against `references`.
+        The best path is collapsed over the teacher's own frames, whatever the student's are.
+        """
+        model = self.system.model
+        encoded = self.system.encode(features, lengths)
+        strings = [
+            np.asarray(string, dtype=np.int64)
+            for string in ctc_greedy(model.ctc_logits(encoded), encoded.lengths, model.blank)
+        ]
+        positions = prefix.lengths.astype(np.int64) + 1
+        device = self.system.device
+        # A copy: arrays off the wire are read-only, which torch tensors cannot be.
+        logits = model.decoder_logits(
+            encoded,
+            torch.from_numpy(prefix.ids.astype(np.int64)).to(device),
+            torch.from_numpy(prefix.lengths.astype(np.int64)).to(device),
+        )
+        log_probs = torch.log_softmax(logits.float(), dim=-1).cpu().numpy()
+        spoken = log_probs.argmax(axis=-1)
+        rows = len(positions)
+        unknown = np.full(rows, -1, dtype=np.int64)
+        if references is None:
+            ctc_errors = decoder_errors = reference_lengths = unknown
+        else:
+            expected = references.strings()
+            ctc_errors = edit_errors(expected, strings)
+            decoder_errors = edit_errors(expected, _until_eos(spoken, positions, model.eos))
+            reference_lengths = references.lengths.astype(np.int64)
+        return TeacherOutput(
+            teacher=self.index,
+            log_probs=log_probs if "tokens" in wanted else None,
+            positions=positions,
+            strings=tuple(strings),
+            frames=encoded.lengths.cpu().numpy().astype(np.int64),
+            ctc_errors=ctc_errors,
+            decoder_errors=decoder_errors,
+            reference_lengths=reference_lengths,
+            confidence=_confidence(log_probs, positions),
+        )
+
+
+def load_teachers(
+    folders: Sequence[Path], device: str = "cpu", first_index: int = 0
+) -> list[Teacher]:
+    """Load checkpoint folders; teacher i of the list has index `first_index + i`."""
+    return [
+        Teacher(load_system(folder, device), index)
+        for index, folder in enumerate(folders, start=first_index)
+    ]
+
+
+def _until_eos(spoken: IntArray, positions: IntArray, eos: int) -> list[IntArray]:
+    cut = []
+    for row, length in zip(spoken, positions, strict=True):
+        ends = np.flatnonzero(row[:length] == eos)
+        cut.append(row[: ends[0] if len(ends) else length])
+    return cut
+
+
+def _confidence(log_probs: FloatArray, positions: IntArray) -> FloatArray:
+    best = log_probs.max(axis=-1)
+    valid = np.arange(best.shape[1]) < positions[:, None]
+    mean: FloatArray = np.where(valid, best, 0.0).sum(axis=1) / positions
+    return mean.astype(np.float32)

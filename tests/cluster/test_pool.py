@@ -1,0 +1,266 @@
+import contextlib
+import dataclasses
+import os
+import signal as signals
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from doubles import load_fake_teachers, request
+
+from kd_ray.cluster.pool import PoolSource, PoolStartError, TeacherPool
+from kd_ray.config.teachers import Average, Best, Weighted
+from kd_ray.config.teachers import PoolSource as PoolSettings
+from kd_ray.core.contracts import Busy, TeachersGone
+from kd_ray.teachers.local_source import LocalSource
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+SETTINGS = PoolSettings(cpus_per_host=0.25, deadline_s=30, start_timeout_s=120)
+FOUR = [Path(f"fakes/{seed}") for seed in (1, 2, 3, 4)]
+
+
+def start(folders, **settings):
+    return TeacherPool.start(folders, SETTINGS.model_copy(update=settings), load=load_fake_teachers)
+
+
+def attach(pool, **settings):
+    """A client with settings of its own, and the list of its events."""
+    events = []
+    address = dataclasses.replace(
+        pool.address, settings=pool.address.settings.model_copy(update=settings)
+    )
+    source = PoolSource(address, on_event=lambda kind, **details: events.append((kind, details)))
+    return source, events
+
+
+def kinds(events):
+    return [kind for kind, _ in events]
+
+
+@pytest.fixture(scope="module")
+def one_host(local_ray):
+    with start(FOUR, hosts=1) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def four_hosts(local_ray):
+    """The first two teachers are quick, the third and fourth take 0.3 s a pass."""
+    folders = [Path("fakes/1"), Path("fakes/2"), Path("fakes/3-slow-0.3"), Path("fakes/4-slow-0.3")]
+    with start(folders, hosts=4) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def local():
+    source = LocalSource(load_fake_teachers(FOUR, "cpu"))
+    yield source
+    source.close()
+
+
+@contextlib.contextmanager
+def stopped(pid):
+    """A process that hangs."""
+    os.kill(pid, signals.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signals.SIGCONT)
+
+
+def assert_same_signal(mine, expected):
+    assert mine.utterance_ids == expected.utterance_ids
+    assert mine.answered == expected.answered
+    np.testing.assert_allclose(
+        np.exp(mine.tokens.log_probs), np.exp(expected.tokens.log_probs), atol=1e-6
+    )
+    np.testing.assert_array_equal(mine.tokens.lengths, expected.tokens.lengths)
+    np.testing.assert_array_equal(mine.labels.labels, expected.labels.labels)
+    np.testing.assert_array_equal(mine.labels.utterance, expected.labels.utterance)
+    np.testing.assert_allclose(mine.labels.weights, expected.labels.weights, atol=1e-6)
+    np.testing.assert_allclose(mine.weights_tokens, expected.weights_tokens, atol=1e-6)
+    for name in ("ctc_errors", "decoder_errors", "reference_lengths"):
+        np.testing.assert_array_equal(getattr(mine, name), getattr(expected, name))
+
+
+def local_signal(folders, one, teachers):
+    """The local result over some of the teachers, numbered as among all."""
+    source = LocalSource(load_fake_teachers(folders, "cpu"))
+    others = set(range(len(folders))) - set(teachers)
+    source._host._quarantined.update(dict.fromkeys(others, "left out by the test"))
+    signal = source.ask(one).result(10)
+    source.close()
+    return signal
+
+
+def is_gone(pid, within_s=10.0):
+    limit = time.monotonic() + within_s
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    return not Path(f"/proc/{pid}").exists()
+
+
+REQUESTS = [
+    *[request(seed, strategy=Weighted()) for seed in range(3)],
+    request(3, 5, strategy=Best()),
+    request(4, 1, strategy=Average(), references=False, prefix=True),
+    request(5, 4, strategy=Weighted(scope="batch"), prefix=True),
+]
+
+
+@pytest.mark.parametrize("hosts", ["one_host", "four_hosts"])
+def test_pool_of_any_number_of_hosts_says_what_local_teachers_say(request, hosts, local):
+    pool = request.getfixturevalue(hosts)
+    source, events = attach(pool)
+    names = [teacher.index for teacher in source.describe().teachers]
+    assert names == [0, 1, 2, 3]
+    assert source.describe().source == "pool"
+    pending = [source.ask(one) for one in REQUESTS]
+    for one, waiting in zip(REQUESTS, pending, strict=True):
+        assert_same_signal(waiting.result(30), local.ask(one).result(30))
+    assert source.bytes_in_flight == 0
+    assert events == []
+    source.close()
+
+
+def test_student_workers_attach_by_the_address_alone(one_host, local):
+    @ray.remote(num_cpus=0)
+    def work(address, one):
+        source = PoolSource(address)
+        return source.ask(one).result(30)
+
+    one = request(7)
+    assert_same_signal(ray.get(work.remote(one_host.address, one)), local.ask(one).result(30))
+
+
+def test_a_killed_host_in_mid_request_is_left_out_and_the_rest_answers():
+    folders = [Path("fakes/1"), Path("fakes/2-slow-1.5"), Path("fakes/3")]
+    with start(folders, hosts=2) as pool:
+        assert [host.teachers for host in pool.address.hosts] == [(0, 2), (1,)]
+        lenient, events = attach(pool, quorum=0.5)
+        strict, strict_events = attach(pool, quorum=1.0)
+        one = request(1)
+        before = lenient.ask(one).result(30)
+        assert_same_signal(before, local_signal(folders, one, [0, 1, 2]))
+
+        waiting, strict_waiting = lenient.ask(one), strict.ask(one)
+        time.sleep(0.3)
+        os.kill(pool.address.hosts[1].pid, signals.SIGKILL)
+
+        signal = waiting.result(30)
+        assert_same_signal(signal, local_signal(folders, one, [0, 2]))
+        np.testing.assert_array_equal(signal.weights_tokens[1], 0)
+        assert kinds(events) == ["teacher_host_left_out", "signal_shortened"]
+        assert events[0][1]["teachers"] == ["fake-2"]
+
+        # Not asked again, told once, counted each time.
+        assert lenient.ask(request(2)).result(30).answered == (0, 2)
+        assert len(events) == 2
+        assert lenient.counts == {
+            "requests": 3,
+            "signals": 3,
+            "hosts_left_out": 1,
+            "shortened_signals": 2,
+        }
+
+        with pytest.raises(TeachersGone, match=r"2 of 3 teachers.*fake-2 \(.*host-1"):
+            strict_waiting.result(30)
+        assert kinds(strict_events) == ["teacher_host_left_out", "teachers_gone"]
+        # Without hope of a quorum nobody is waited for.
+        started = time.monotonic()
+        with pytest.raises(TeachersGone):
+            strict.ask(request(3)).result(30)
+        assert time.monotonic() - started < 5
+        assert strict.bytes_in_flight == lenient.bytes_in_flight == 0
+
+        late, late_events = attach(pool)
+        assert late.ask(request(4)).result(30).answered == (0, 2)
+        assert kinds(late_events)[0] == "teacher_host_left_out"
+
+    assert is_gone(pool.address.hosts[0].pid)
+    with pytest.raises(TeachersGone):
+        PoolSource(pool.address).ask(one).result(10)
+    pool.close()
+
+
+def test_a_hung_host_misses_its_deadline_and_is_left_out(four_hosts):
+    source, events = attach(four_hosts, deadline_s=3)
+    hung = four_hosts.address.hosts[1]
+    with stopped(hung.pid):
+        one = request(1)
+        waiting = source.ask(one)
+        with pytest.raises(TimeoutError, match=hung.name):
+            waiting.result(0.7)
+        started = time.monotonic()
+        signal = waiting.result(30)
+        assert time.monotonic() - started < 3
+        assert_same_signal(signal, local_signal(FOUR, one, [0, 2, 3]))
+        assert "deadline 3 s" in events[0][1]["reason"]
+        # The next request does not wait for it.
+        started = time.monotonic()
+        assert source.ask(request(2)).result(30).answered == (0, 2, 3)
+        assert time.monotonic() - started < 2.5
+    assert kinds(events) == ["teacher_host_left_out", "signal_shortened"]
+    # It was slow, not dead: who attaches later finds it.
+    later, later_events = attach(four_hosts)
+    assert later.ask(request(3)).result(30).answered == (0, 1, 2, 3)
+    assert later_events == []
+
+
+def test_a_source_over_its_byte_budget_is_busy_until_something_is_collected(four_hosts):
+    one = request(1)
+    source, _ = attach(four_hosts, max_bytes_in_flight_mib=0.02)
+    pending = []
+    with pytest.raises(Busy, match="max_bytes_in_flight_mib"):  # noqa: PT012
+        for _ in range(20):
+            pending.append(source.ask(one))
+    assert 1 <= len(pending) < 20
+    assert 0 < source.bytes_in_flight <= 0.02 * (1 << 20)
+    pending[0].result(30)
+    pending.append(source.ask(one))
+    for waiting in pending[1:]:
+        waiting.cancel()
+    assert source.bytes_in_flight == 0
+    with pytest.raises(RuntimeError, match="cancelled"):
+        pending[1].result(1)
+    assert source.ask(one).result(30).answered == (0, 1, 2, 3)
+
+
+def test_asking_does_not_block(four_hosts):
+    source, _ = attach(four_hosts)
+    started = time.monotonic()
+    pending = [source.ask(request(seed)) for seed in range(4)]
+    assert time.monotonic() - started < 1
+    for waiting in pending:
+        waiting.result(30)
+
+
+def test_a_teachers_nan_is_told_and_its_error_travels():
+    folders = [Path("fakes/1"), Path("fakes/2-nan"), Path("fakes/3")]
+    with start(folders, hosts=1) as pool:
+        source, events = attach(pool)
+        signal = source.ask(request(1)).result(30)
+        assert signal.answered == (0, 2)
+        assert kinds(events) == ["teacher_quarantined", "signal_shortened"]
+        assert events[0][1]["teacher"] == "fake-2"
+        strict, _ = attach(pool, quorum=1.0)
+        with pytest.raises(TeachersGone, match=r"fake-2 \(log-prob"):
+            strict.ask(request(1)).result(30)
+        with pytest.raises(ValueError, match="reference"):
+            source.ask(request(1, references=False, prefix=True)).result(30)
+        assert source.bytes_in_flight == 0
+
+
+def test_a_teacher_that_cannot_be_loaded_stops_the_start_and_is_named():
+    before = len(ray.util.list_named_actors(all_namespaces=True))
+    with pytest.raises(PoolStartError, match=r"fakes/2-missing.*no such checkpoint"):
+        start([Path("fakes/1"), Path("fakes/2-missing")], hosts=1)
+    assert len(ray.util.list_named_actors(all_namespaces=True)) == before
+
+
+def test_a_pool_larger_than_the_cluster_says_so():
+    with pytest.raises(PoolStartError, match=r"asks for 64 CPU.*4 CPU.*teachers\.source\.hosts"):
+        start(FOUR, cpus_per_host=64, start_timeout_s=1)
