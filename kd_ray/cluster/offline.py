@@ -5,11 +5,11 @@ import logging
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
@@ -189,8 +189,8 @@ def _counted_attempt(store: Path, item: WorkItem) -> Iterator[None]:
     begun = marks.stat().st_size if marks.exists() else 0
     if begun >= MAX_ATTEMPTS:
         raise OfflineError(
-            f"the process that scored it died {begun} times, with teachers "
-            f"{', '.join(item.due)}; is memory short? Lower teachers_per_actor, batch_size or actors"
+            f"the process that scored it died {begun} times, with teachers {', '.join(item.due)}; "
+            "is memory short? Lower teachers_per_actor, batch_size or actors"
         )
     marks.parent.mkdir(exist_ok=True)
     with marks.open("ab") as file:
@@ -222,8 +222,13 @@ def _work_off(
             num_cpus=cpus,
             num_gpus=gpus,
         )
-        for row in dataset.iter_rows():
-            collect(_records(json.loads(row["answer"])))
+        # Without prefetching, a shard is told of when it is done, not when the next one is. Closing
+        # ends the actors at once where a failure (or Ctrl-C) leaves the loop.
+        batches = iter(dataset.iter_batches(batch_size=None, prefetch_batches=0))
+        with closing(cast(Generator[dict[str, Any], None, None], batches)):
+            for batch in batches:
+                for answer in batch["answer"]:
+                    collect(_records(json.loads(str(answer))))
 
 
 def _records(answer: dict[str, Any]) -> list[ShardRecord]:

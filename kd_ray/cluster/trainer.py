@@ -70,7 +70,8 @@ def _trainer(job: TrainingJob, run: RunFolder) -> TorchTrainer:
     if not in_this_process:
         # A report waits for the controller's next look; its default is two seconds.
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-        ensure_ray()
+        # Ray Train's cleaner of worker groups asks the dashboard's state API.
+        ensure_ray(dashboard=True)
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
     # NCCL refuses two ranks on one device, which fractions of a GPU make.
     backend = "nccl" if workers.gpus >= 1 else "gloo"

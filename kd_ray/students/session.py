@@ -79,9 +79,11 @@ def run_session(
     student, progress = build_student(
         config, run, root, collective, device, source=source, on_epoch=on_epoch
     )
-    if leads and progress.update:
+    if leads:
+        # What came after the checkpoint (or before the first one) is about to be made again.
         run.forget_after(progress.update)
-        run.event("resumed", update=progress.update)
+        if progress.update:
+            run.event("resumed", update=progress.update)
     collective.barrier()
     train(student, progress)
     progress.statistics = SignalStatistics.from_list(collective.sum(progress.statistics.to_list()))

@@ -1,6 +1,3 @@
-import shutil
-import time
-
 import pytest
 from doubles import load_fake_teachers
 from store_doubles import inference_job, load_teachers_that_crash, stored_files
@@ -8,6 +5,7 @@ from store_doubles import inference_job, load_teachers_that_crash, stored_files
 from kd_ray.cluster.offline import OfflineError, plan_work, run_offline
 from kd_ray.teachers.inference import ShardScorer
 from kd_ray.teachers.store import StoreError, TargetStore
+from kd_ray.teachers.store.files import TEMPORARY_SUFFIX
 
 D = ["digest-1", "digest-2", "digest-3"]
 
@@ -46,7 +44,7 @@ def test_work_is_planned_group_by_group_and_leaves_out_what_is_there(tmp_path):
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
-def test_actors_write_the_rows_that_one_process_writes_and_resume(tmp_path):
+def test_actors_finish_an_interrupted_run_with_the_rows_that_one_process_writes(tmp_path):
     for name in ("alone", "actors"):
         (tmp_path / name).mkdir()
     alone = inference_job(tmp_path / "alone")
@@ -55,26 +53,26 @@ def test_actors_write_the_rows_that_one_process_writes_and_resume(tmp_path):
         scorer.run("train", shard, D, D)
 
     job = inference_job(tmp_path / "actors")
+    ShardScorer(job, load_fake_teachers).run("train", 1, D[:2], D)
+    before = stored_files(job)
+    half = (
+        job.store / "split=train" / "teacher=digest-1" / f".part-00000.parquet.1{TEMPORARY_SUFFIX}"
+    )
+    half.write_bytes(b"PAR1")
     summary, seen = offline(job, actors=2, teachers_per_actor=2)
-    assert len(summary.records) == 9
-    assert summary.kept == 0
-    assert seen[0] == (0, 9)
+    assert (len(before), summary.kept, len(summary.records)) == (2, 2, 7)
+    assert seen[0] == (2, 9)
     assert seen[-1] == (9, 9)
-    assert len(seen) == 7
+    assert len(seen) == 6
+    assert not half.exists()
     made = stored_files(job)
+    assert {name: made[name] for name in before} == before
     assert [data for *_, data in made.values()] == [
         data for *_, data in stored_files(alone).values()
     ]
-
-    time.sleep(0.01)
-    shutil.rmtree(job.store / "split=train" / "teacher=digest-3")
-    summary, seen = offline(job, actors=2, teachers_per_actor=2)
-    assert [record.teacher for record in summary.records] == ["digest-3"] * 3
-    assert seen[0] == (6, 9)
-    again = stored_files(job)
-    kept = [name for name in made if "digest-3" not in name]
-    assert {name: again[name] for name in kept} == {name: made[name] for name in kept}
-    assert [data for *_, data in again.values()] == [data for *_, data in made.values()]
+    assert sorted(path.name for path in job.store.iterdir()) == [
+        ".writing", "_plans", "split=train", "store.json",
+    ]  # fmt: skip
 
 
 @pytest.mark.ray

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from kd_ray.config.data import DemoCorpus
-from kd_ray.speech.corpora.demo import DemoCorpusError, build_demo_corpus
+from kd_ray.speech.corpora.demo import DemoCorpusError, build_demo_corpus, worker
 from kd_ray.speech.corpora.demo import corpus as corpus_module
 from kd_ray.speech.corpora.demo.corpus import draw_lines, make_jobs
 from kd_ray.speech.corpora.demo.rendering import Job, dry_speech, render
@@ -48,9 +48,12 @@ def built(tmp_path_factory) -> tuple[Path, dict[str, Path]]:
     return root, build(root)
 
 
-def test_the_same_configuration_gives_the_same_bytes(built, tmp_path):
+def test_the_same_configuration_gives_the_same_bytes(built, tmp_path, monkeypatch):
     root, _ = built
     seen = []
+    # Two processes here, one there: who renders what must not matter.
+    monkeypatch.setattr(worker, "_JOBS_PER_PROCESS", 10)
+    monkeypatch.setattr(worker, "_cores", lambda: 2)
     build(tmp_path, progress=lambda done, total: seen.append((done, total)))
     assert contents(tmp_path) == contents(root)
     assert seen == [(done, 20) for done in range(21)]
@@ -167,7 +170,8 @@ def test_voices_are_not_shared_between_splits():
     assert len(set(variants)) == len(variants)
 
 
-def test_too_little_training_for_the_alphabet_is_an_error():
-    config = TINY.model_copy(update={"train_utterances": 1, "valid_utterances": 50})
+def test_too_little_training_for_the_alphabet_is_an_error(monkeypatch):
+    monkeypatch.setattr(corpus_module, "_PATIENCE", 20)
+    config = TINY.model_copy(update={"train_utterances": 1})
     with pytest.raises(DemoCorpusError, match="raise train_utterances"):
         draw_lines(config)

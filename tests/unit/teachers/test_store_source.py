@@ -2,11 +2,25 @@ import threading
 
 import numpy as np
 import pytest
-from store_doubles import fill, filled_store, info, output, references_of, utterances
+from doubles import load_fake_teachers
+from store_doubles import (
+    fill,
+    filled_store,
+    inference_job,
+    info,
+    output,
+    references_of,
+    utterances,
+)
 
 from kd_ray.config.teachers import Average, Best, Weighted
 from kd_ray.core.contracts import Audio, Busy, Fusion, Labels, Score, View
 from kd_ray.core.strategies import fuse
+from kd_ray.speech.audio import read_waveform
+from kd_ray.speech.manifest import read_manifest
+from kd_ray.speech.tokens import Tokens
+from kd_ray.teachers.inference import ShardScorer
+from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.store import StoreError, TargetStore
 from kd_ray.teachers.store_source import StoreSource
 
@@ -158,3 +172,34 @@ def test_a_closed_source_refuses(source):
     source.close()
     with pytest.raises(RuntimeError, match="closed"):
         source.ask(ask(["u1"]))
+
+
+def test_store_and_local_source_send_the_same_signals(tmp_path):
+    job = inference_job(tmp_path, batch_size=4)
+    scorer = ShardScorer(job, load_fake_teachers)
+    group = list(job.folders)
+    for shard in range(3):
+        scorer.run("train", shard, group, group)
+    rows, tokens = read_manifest(job.manifests["train"]), Tokens.load(job.tokens)
+    stored = StoreSource(TargetStore.open(job.store), rows, column="phones")
+    local = LocalSource(load_fake_teachers(list(job.folders.values()), "cpu"))
+    batch = [rows[n] for n in (9, 0, 5, 3)]
+    request = Score(
+        tuple(row.id for row in batch),
+        Audio.of([read_waveform(row, job.root) for row in batch]),
+        Labels.of([tokens.encode(row.phones) for row in batch]),
+        Fusion(Weighted(), temperature=2.0),
+    )
+    mine, theirs = stored.ask(request).result(30), local.ask(request).result(30)
+    np.testing.assert_allclose(mine.weights_tokens, theirs.weights_tokens, atol=1e-12)
+    np.testing.assert_array_equal(mine.labels.labels, theirs.labels.labels)
+    np.testing.assert_array_equal(mine.labels.utterance, theirs.labels.utterance)
+    np.testing.assert_allclose(mine.labels.weights, theirs.labels.weights, atol=1e-12)
+    for row, length in enumerate(mine.tokens.lengths):
+        np.testing.assert_allclose(
+            np.exp(mine.tokens.log_probs[row, :length]),
+            np.exp(theirs.tokens.log_probs[row, :length]),
+            atol=1e-6,
+        )
+    stored.close()
+    local.close()

@@ -13,6 +13,7 @@ from typing import Any
 import soundfile
 
 from kd_ray.config.data import DemoCorpus
+from kd_ray.speech.corpora.demo.errors import DemoCorpusError
 from kd_ray.speech.corpora.demo.grammar import (
     GRAMMAR_VERSION,
     GrammarExhaustedError,
@@ -33,10 +34,7 @@ SPOKEN_SPLITS = ("train", "valid", "test", "unlabelled")
 _STATE_FILE = "corpus.json"
 _COVERAGE_POOL = 300
 _BABBLE_UTTERANCES = 18
-
-
-class DemoCorpusError(ValueError):
-    """The corpus cannot be made as asked."""
+_PATIENCE = 1_000
 
 
 @dataclass(frozen=True)
@@ -248,7 +246,7 @@ def _take_known(
     taken: list[Line] = []
     tried = 0
     while len(taken) < count:
-        if tried > 100 * count + 5_000:
+        if tried > 20 * count + _PATIENCE:
             raise DemoCorpusError(
                 f"demo corpus: {tried} sentences gave only {len(taken)} of {count} for {split!r} "
                 "whose phones and characters all occur in train; raise train_utterances"

@@ -30,7 +30,7 @@ def _voice(random: Random, variant: str) -> Voice:
         variant=variant,
         pitch=round(between(30, 70)),
         pitch_range=round(between(25, 75)),
-        rate_wpm=round(between(140, 215)),
+        rate_wpm=round(between(125, 185)),
         # In thirteen steps, so that the resampling filters are few.
         tract=round(between(-6, 6)) * 0.0136 + 1.0,
     )

@@ -12,10 +12,12 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_ray.speech.corpora.demo.errors import SynthesisError
 from kd_ray.speech.corpora.demo.phones import normalize_phones
 
 ESPEAK_RATE_HZ = 22050
@@ -54,10 +56,6 @@ _RATE, _PITCH, _RANGE = 1, 3, 4
 _IPA_SEPARATED = 0x02 | (ord("_") << 8)
 
 _SampleCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-
-
-class SynthesisError(RuntimeError):
-    """espeak-ng is missing or did not do what was asked."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +125,11 @@ def _fresh_library() -> Iterator[ctypes.CDLL]:
 
 
 def _set_voice(library: ctypes.CDLL, name: str) -> None:
-    status = library.espeak_SetVoiceByName(name.encode())
-    if status != 0:
-        raise SynthesisError(f"espeak-ng has no voice {name!r} (status {status})")
+    variant = name.partition("+")[2]
+    # espeak-ng speaks an unknown variant in its default voice and reports success.
+    is_known = not variant or (Path(_paths()[1]) / "voices" / "!v" / variant).is_file()
+    if not is_known or library.espeak_SetVoiceByName(name.encode()) != 0:
+        raise SynthesisError(f"espeak-ng has no voice {name!r}; its voices lie in {_paths()[1]}")
 
 
 def espeak_version() -> str:

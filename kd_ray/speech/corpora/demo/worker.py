@@ -14,8 +14,8 @@ from pathlib import Path
 import soundfile
 
 from kd_ray.speech.corpora.demo import rooms
+from kd_ray.speech.corpora.demo.errors import SynthesisError
 from kd_ray.speech.corpora.demo.rendering import Job, dry_speech, render
-from kd_ray.speech.corpora.demo.synthesizer import SynthesisError
 
 _JOBS_PER_PROCESS = 20
 """Fewer do not repay the start of a process (0.3 s)."""

@@ -1,0 +1,90 @@
+"""The rules of the house: layers, docstrings, configurations, the tour in the README."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kd_ray.commands.registry import COMMANDS
+from kd_ray.commands.train_teachers import teacher_configs
+from kd_ray.config.commands import RecipeConfig, TrainTeachersConfig
+from kd_ray.config.load import load
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = sorted((ROOT / "kd_ray").rglob("*.py"))
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "parts")
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_everything_below_cluster_imports_without_ray():
+    names = [module_name(path) for path in MODULES]
+    below = [
+        name
+        for name in names
+        if not re.match(r"kd_ray\.(cluster|bench|commands|cli)(\.|$)", name)
+        and "corpora.lhotse" not in name
+    ]
+    assert len(below) > 50
+    code = f"""
+import importlib, sys
+for name in {below!r}:
+    importlib.import_module(name)
+sys.exit("ray was imported" if "ray" in sys.modules else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_configuration_imports_neither_torch_nor_ray():
+    code = "import sys, kd_ray.config.load, kd_ray.cli; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_says_what_it_is_for(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), f"{path} has no docstring"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_configuration_loads(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load(path)
+    if isinstance(config, TrainTeachersConfig):
+        assert len(teacher_configs(config)) == len(config.teachers)
+    if isinstance(config, RecipeConfig):
+        for step in config.steps:
+            for task in step.tasks:
+                load(Path(task.config), task.overrides)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_thin_job(name):
+    job = ROOT / "jobs" / f"{name.replace('-', '_')}.py"
+    lines = job.read_text().splitlines()
+    assert len(lines) < 50
+    assert f'"{name}"' in job.read_text()
+
+
+def test_no_job_shadows_the_standard_library():
+    """jobs/inspect.py is named like a module of Python: it must not stay in front of it."""
+    done = subprocess.run(
+        [sys.executable, "jobs/inspect.py", "--help"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_tour_in_the_readme_matches_the_folders():
+    readme = (ROOT / "README.md").read_text()
+    for folder in sorted((ROOT / "kd_ray").iterdir()):
+        if folder.is_dir() and (folder / "__init__.py").exists():
+            assert f"{folder.name}/" in readme, f"README does not name kd_ray/{folder.name}/"
+    for document in sorted((ROOT / "docs").glob("*.md")):
+        assert f"docs/{document.name}" in readme, f"README does not name docs/{document.name}"

@@ -1,0 +1,29 @@
+"""What every part of the tests may use."""
+
+import os
+from pathlib import Path
+
+# Before torch is imported: two cores are shared with Ray's processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where tests marked gpu run: cuda, cpu")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.config.getoption("--device"))
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with the tiny corpus and three random teachers; shared, so runs need own names."""
+    import tiny
+
+    root = tmp_path_factory.mktemp("tiny")
+    tiny.make_corpus(root)
+    tiny.make_teachers(root)
+    return root

@@ -1,0 +1,208 @@
+"""Runs that must agree: micro-batches, workers, resumed and uninterrupted, finished twice."""
+
+import json
+import multiprocessing
+import os
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from kd_ray.core.criteria import SupervisedCriterion
+from kd_ray.evaluation.run_folder import RunFolder, RunFolderError, read_json_lines
+from kd_ray.students import loop
+from kd_ray.students.collective import Alone, ProcessGroup
+from kd_ray.students.session import run_session
+from kd_ray.teachers.local_source import LocalSource
+from kd_ray.teachers.teacher import load_teachers
+
+EXACT = {
+    "model__encoder__dropout": 0.0,
+    "model__decoder__dropout": 0.0,
+    "training__optimizer": {"type": "sgd", "lr": 0.05},
+    "training__schedule": {"type": "constant"},
+    "training__max_updates": 10,
+    "training__epochs": 4,
+}
+"""Ten plain SGD steps without dropout: what rounding leaves is all that may differ."""
+
+
+def run(config, root, collective=None, source=None):
+    RunFolder(root, config.name).open(config)
+    return run_session(
+        config,
+        root=root,
+        collective=collective or Alone(),
+        device=torch.device("cpu"),
+        source=source,
+    )
+
+
+def last_weights(root, name):
+    folders = sorted((root / "runs" / name / "checkpoints").glob("update-*"))
+    return load_file(folders[-1] / "model" / "model.safetensors")
+
+
+def train_lines(root, name):
+    lines = read_json_lines(root / "runs" / name / "metrics.jsonl")
+    timings = ("data_s", "teacher_wait_s", "student_s", "seconds")
+    return [{key: value for key, value in line.items() if key not in timings} for line in lines]
+
+
+def assert_close(first, second, tolerance):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=0, atol=tolerance, msg=name)
+
+
+def local_source(root):
+    folders = [root / "teachers" / f"t{number}" for number in range(3)]
+    return LocalSource(load_teachers(folders))
+
+
+@pytest.mark.parametrize("accumulation", [2, 8])
+def test_accumulation_does_not_change_ten_sgd_steps(tiny_root, accumulation):
+    source = local_source(tiny_root)
+    names = []
+    for parts in (1, accumulation):
+        name = f"accumulation-{accumulation}-{parts}"
+        config = tiny.distill_config(
+            name, "teachers.txt", **EXACT, training__accumulation=parts, data__augment=None
+        )
+        run(config, tiny_root, source=source)
+        names.append(name)
+    source.close()
+    first, second = (last_weights(tiny_root, name) for name in names)
+    assert_close(first, second, 1e-5)
+    one, other = (train_lines(tiny_root, name) for name in names)
+    for mine, theirs in zip(one, other, strict=True):
+        for key in ("loss", "grad_norm"):
+            if key in mine:
+                assert mine[key] == pytest.approx(theirs[key], rel=1e-4, abs=1e-5)
+
+
+def _worker(rank, world, port, root, config):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    source = local_source(root)
+    run(config, root, ProcessGroup(torch.device("cpu")), source)
+    source.close()
+    torch.distributed.destroy_process_group()
+
+
+def _free_port():
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_two_workers_take_the_same_ten_sgd_steps_as_one(tiny_root):
+    source = local_source(tiny_root)
+    run(tiny.distill_config("workers-1", "teachers.txt", **EXACT), tiny_root, source=source)
+    source.close()
+    two = tiny.distill_config("workers-2", "teachers.txt", **EXACT)
+    context = multiprocessing.get_context("spawn")
+    port = _free_port()
+    processes = [
+        context.Process(target=_worker, args=(rank, 2, port, tiny_root, two)) for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+        assert process.exitcode == 0
+    assert_close(last_weights(tiny_root, "workers-1"), last_weights(tiny_root, "workers-2"), 1e-5)
+    one, other = (train_lines(tiny_root, f"workers-{world}") for world in (1, 2))
+    assert [line["loss"] for line in one if "loss" in line] == pytest.approx(
+        [line["loss"] for line in other if "loss" in line], abs=1e-5
+    )
+    valid = [
+        [line["error_rate_ctc"] for line in lines if line["kind"] == "valid"]
+        for lines in (one, other)
+    ]
+    assert valid[0] == valid[1]
+    summaries = [RunFolder(tiny_root, f"workers-{world}").summary() for world in (1, 2)]
+    assert summaries[0]["ties"] == summaries[1]["ties"]
+
+
+@pytest.mark.parametrize("kind", ["train", "distill"])
+@pytest.mark.parametrize("killed_at", [1, 4, 5])
+def test_a_resumed_run_ends_with_exactly_the_weights_of_an_uninterrupted_one(
+    tiny_root, monkeypatch, kind, killed_at
+):
+    options = {"training__checkpoint_every_updates": 2, "training__schedule": {"type": "new_bob"}}
+    names = (f"whole-{kind}-{killed_at}", f"resumed-{kind}-{killed_at}")
+    configs = [
+        tiny.train_config(name, **options)
+        if kind == "train"
+        else tiny.distill_config(name, "teachers.txt", **options)
+        for name in names
+    ]
+    source = local_source(tiny_root) if kind == "distill" else None
+    run(configs[0], tiny_root, source=source)
+    take_update = loop.take_update
+
+    def killed(student, progress, update):
+        if update.index == killed_at:
+            raise KeyboardInterrupt
+        return take_update(student, progress, update)
+
+    monkeypatch.setattr(loop, "take_update", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(configs[1], tiny_root, source=source)
+    monkeypatch.setattr(loop, "take_update", take_update)
+    run(configs[1], tiny_root, source=source)
+    first, second = (last_weights(tiny_root, name) for name in names)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    one, other = (train_lines(tiny_root, name) for name in names)
+    assert one == other
+    best = [load_file(tiny_root / "runs" / name / "model" / "model.safetensors") for name in names]
+    assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
+
+
+def test_a_finished_run_is_not_trained_again(tiny_root):
+    config = tiny.train_config("twice", training__epochs=1)
+    first = run(config, tiny_root)
+    lines = train_lines(tiny_root, "twice")
+    assert run(config, tiny_root) == first
+    assert train_lines(tiny_root, "twice") == lines
+
+
+def test_a_run_folder_of_another_configuration_is_refused_with_the_difference(tiny_root):
+    RunFolder(tiny_root, "other").open(tiny.train_config("other"))
+    changed = tiny.train_config("other", training__epochs=3)
+    with pytest.raises(RunFolderError, match=r"training\.epochs: 2 before, 3 now"):
+        RunFolder(tiny_root, "other").open(changed)
+
+
+def test_updates_that_are_not_finite_are_skipped_and_then_stop_the_run(tiny_root, monkeypatch):
+    config = tiny.train_config("nan", training__max_skipped_updates=1)
+    total = SupervisedCriterion.total
+    monkeypatch.setattr(
+        SupervisedCriterion,
+        "total",
+        lambda self, losses, counts: total(self, losses, counts) * float("nan"),
+    )
+    with pytest.raises(loop.TrainingStopped, match="2 updates in a row"):
+        run(config, tiny_root)
+    events = read_json_lines(tiny_root / "runs" / "nan" / "events.jsonl")
+    assert [event["kind"] for event in events] == ["skipped_update"] * 2
+    assert len(events[0]["utterance_ids"]) == 8
+
+
+def test_metrics_of_updates_that_are_repeated_are_dropped_first(tmp_path):
+    run_folder = RunFolder(tmp_path, "x")
+    for update in (1, 2, 3):
+        run_folder.metrics({"update": update})
+    run_folder.forget_after(2)
+    assert [line["update"] for line in read_json_lines(run_folder.path / "metrics.jsonl")] == [1, 2]
+
+
+def test_a_torn_last_line_is_left_out(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text(json.dumps({"update": 1}) + '\n{"upda')
+    assert read_json_lines(path) == [{"update": 1}]
