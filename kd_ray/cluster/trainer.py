@@ -51,9 +51,15 @@ def run_training(config: TrainConfig | DistillConfig, root: Path) -> dict[str, A
         logger.info("%s is finished already; nothing to do", config.name)
         return finished
     pool = _start_pool(config, root, run)
+    job = TrainingJob(config, root, pool.address if pool else None)
+    workers = config.workers
     try:
-        job = TrainingJob(config, root, pool.address if pool else None)
-        _trainer(job, run).fit()
+        if workers.count == 1 and (not workers.gpus or torch.cuda.is_available()):
+            # A worker group costs tens of seconds to start; one worker needs none.
+            device = torch.device("cuda" if workers.gpus else "cpu")
+            train_here(job, Alone(), device, lambda figures: None)
+        else:
+            _trainer(job, run).fit()
     finally:
         if pool is not None:
             pool.close()
@@ -65,24 +71,22 @@ def run_training(config: TrainConfig | DistillConfig, root: Path) -> dict[str, A
 def _trainer(job: TrainingJob, run: RunFolder) -> TorchTrainer:
     # One line a validation is ours to write; Ray Train repeats it as a dictionary.
     logging.getLogger("ray.train").setLevel(logging.WARNING)
+    # A report waits for the controller's next look; its default is two seconds.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # Ray Train's cleaner of worker groups asks the dashboard's state API.
+    ensure_ray(dashboard=True)
     workers = job.config.workers
-    in_this_process = workers.count == 1 and (not workers.gpus or torch.cuda.is_available())
-    if not in_this_process:
-        # A report waits for the controller's next look; its default is two seconds.
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-        # Ray Train's cleaner of worker groups asks the dashboard's state API.
-        ensure_ray(dashboard=True)
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
     # NCCL refuses two ranks on one device, which fractions of a GPU make.
     backend = "nccl" if workers.gpus >= 1 else "gloo"
     return TorchTrainer(
-        _work,
+        _work_in_group,
         train_loop_config={"job": job},
-        torch_config=None if in_this_process else TorchConfig(backend=backend),
+        torch_config=TorchConfig(backend=backend),
         scaling_config=ScalingConfig(
-            num_workers=0 if in_this_process else workers.count,
+            num_workers=workers.count,
             use_gpu=bool(workers.gpus),
-            resources_per_worker=None if in_this_process else resources,
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
             # Ray Train takes up an old run of the same name; ours resume from the run folder.
@@ -93,16 +97,25 @@ def _trainer(job: TrainingJob, run: RunFolder) -> TorchTrainer:
     )
 
 
-def _work(settings: Mapping[str, Any]) -> None:
-    """What every worker does."""
+def _work_in_group(settings: Mapping[str, Any]) -> None:
+    """What every worker of a group does."""
     job: TrainingJob = settings["job"]
-    workers = job.config.workers
-    torch.set_num_threads(max(1, int(workers.cpus)))
-    device = ray.train.torch.get_device() if workers.gpus else torch.device("cpu")
-    grouped = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
-    collective: Collective = ProcessGroup(device) if grouped else Alone()
+    device = ray.train.torch.get_device() if job.config.workers.gpus else torch.device("cpu")
+    collective = ProcessGroup(device) if torch.distributed.is_initialized() else Alone()
+    train_here(job, collective, device, _report)
+
+
+def train_here(
+    job: TrainingJob,
+    collective: Collective,
+    device: torch.device,
+    on_epoch: Callable[[Mapping[str, Any]], None],
+) -> None:
+    """Be one of `collective.world` workers of a training, in this process."""
+    torch.set_num_threads(max(1, int(job.config.workers.cpus)))
     run = RunFolder(job.root, job.config.name)
-    source = open_source(job, device, run.event) if _is_distillation(job.config) else None
+    is_distillation = isinstance(job.config, DistillConfig)
+    source = open_source(job, device, run.event) if is_distillation else None
     try:
         run_session(
             job.config,
@@ -110,7 +123,7 @@ def _work(settings: Mapping[str, Any]) -> None:
             collective=collective,
             device=device,
             source=source,
-            on_epoch=_report,
+            on_epoch=on_epoch,
         )
     finally:
         if source is not None:
@@ -142,10 +155,6 @@ def open_source(
         return PoolSource(job.pool, on_event=on_event)
     assert folders is not None
     return LocalSource(load_teachers(folders, str(device)), on_event=on_event)
-
-
-def _is_distillation(config: TrainConfig | DistillConfig) -> bool:
-    return isinstance(config, DistillConfig)
 
 
 def _start_pool(

@@ -31,9 +31,9 @@ class DemoCorpus(Section):
     """Speakers (voice, pitch, speed, accent) are disjoint between the splits."""
     max_words: int = Field(7, ge=3)
     """Longest English sentence, in words; short sentences keep a first run quick."""
-    snr_db: tuple[float, float] = (5.0, 25.0)
+    snr_db: tuple[float, float] = (15.0, 35.0)
     """Additive noise: signal-to-noise ratio drawn uniformly from this range, in dB."""
-    reverberation: float = Field(0.5, ge=0, le=1)
+    reverberation: float = Field(0.2, ge=0, le=1)
     """Share of utterances that get a room; 0 is dry speech throughout."""
 
     @model_validator(mode="after")

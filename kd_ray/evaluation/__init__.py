@@ -1,1 +1,1 @@
-"""Trained systems and what they are worth: loading, decoding, scoring; teachers and students alike."""
+"""Trained systems, teachers and students alike: loading, decoding, scoring."""

@@ -22,7 +22,7 @@ class RunFolderError(ValueError):
 
 
 class RunFolder:
-    """`runs/<name>`: config, environment, metrics, events, summary; every write is atomic or a line."""
+    """`runs/<name>`: config, environment, metrics, events, summary; written whole or by line."""
 
     def __init__(self, root: Path, name: str):
         self.name = name

@@ -43,7 +43,10 @@ sys.exit("ray was imported" if "ray" in sys.modules else 0)
 
 
 def test_configuration_imports_neither_torch_nor_ray():
-    code = "import sys, kd_ray.config.load, kd_ray.cli; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
+    code = """
+import sys, kd_ray.config.load, kd_ray.cli
+sys.exit("torch" in sys.modules or "ray" in sys.modules)
+"""
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

@@ -15,7 +15,7 @@ number read. A shard exists whole or not at all, and is never written twice.
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -60,6 +60,7 @@ class TargetStore(Catalogue):
 
     def __init__(self, folder: Path, index: StoreIndex, *, cache_mib: float) -> None:
         super().__init__(folder, index)
+        self._holds_lock = False
         self._cache = GroupCache(int(cache_mib * 2**20), self.shard_path)
 
     # -- opening ---------------------------------------------------------------------------------
@@ -80,8 +81,6 @@ class TargetStore(Catalogue):
             StoreError: the folder holds a store already, teachers do not share their tokens, or
                 `top_k` is not below the vocabulary size.
         """
-        if (folder / INDEX_NAME).exists():
-            raise StoreError(f"{folder} is a target store already; open it or choose another path")
         if not teachers:
             raise StoreError("a target store needs at least one teacher")
         first = teachers[0]
@@ -96,10 +95,13 @@ class TargetStore(Catalogue):
             top_k=top_k,
             teachers=(),
         )
+        index = index.model_copy(update={"teachers": _joined(index, teachers)})
         folder.mkdir(parents=True, exist_ok=True)
-        store = cls(folder, index, cache_mib=cache_mib)
-        store._append(teachers)
-        return store
+        with writer_lock(folder):
+            if (folder / INDEX_NAME).exists():
+                raise StoreError(f"{folder} is a target store already; open or continue it")
+            write_index(folder, index)
+        return cls(folder, index, cache_mib=cache_mib)
 
     @classmethod
     def open(cls, folder: Path, *, cache_mib: float = 1024.0) -> "TargetStore":
@@ -152,8 +154,14 @@ class TargetStore(Catalogue):
             StoreError: another process is writing.
         """
         with writer_lock(self.folder):
+            # Whoever held the lock before may have appended teachers or splits.
+            self.index = read_index(self.folder)
             remove_leftovers(self.folder)
-            yield
+            self._holds_lock = True
+            try:
+                yield
+            finally:
+                self._holds_lock = False
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -183,8 +191,8 @@ class TargetStore(Catalogue):
             column: the text that decoders read.
 
         Raises:
-            StoreError: the name or a row cannot be used, or the split is in the store with other
-                utterances or another shard size.
+            StoreError: the name or a row cannot be used; the split is in the store with other
+                utterances or another shard size; or another process is writing.
         """
         if not _SPLIT_NAME.fullmatch(split):
             raise StoreError(
@@ -197,17 +205,17 @@ class TargetStore(Catalogue):
             column=column,
             data_digest=plan.data_digest,
         )
-        held = self.index.splits.get(split)
-        if held is not None and held != entry:
+        if split not in self.index.splits:
+            with self._exclusive():
+                if split not in self.index.splits:
+                    plan.save(self.folder)
+                    self._save(splits={**self.index.splits, split: entry})
+        if (held := self.index.splits[split]) != entry:
             raise StoreError(
                 f"split {split!r} of {self.folder} was planned as {held!r}; asked for is "
                 f"{entry!r}. Restore the setting or the manifest, or give the store another "
                 "folder or the split another name."
             )
-        if held is None:
-            plan.save(self.folder)
-            self._plans[split] = plan
-            self._save(splits={**self.index.splits, split: entry})
         return self.shards(split)
 
     def write_shard(
@@ -250,17 +258,18 @@ class TargetStore(Catalogue):
         """Gather the measured cost of top-k over committed shards into `store.json`."""
         if self.index.top_k is None:
             return None
-        nats, positions = 0.0, 0
-        for split in self.index.splits:
-            for info in self.teachers:
-                for shard in self.shards(split):
-                    if self.committed(shard, info.digest):
-                        path = self.shard_path(split, info.digest, shard.index)
-                        footer = read_footer(path)
-                        nats += footer.gap_nats
-                        positions += footer.gap_positions
-        gap = TopKGap(mean_kl_nats=nats / max(1, positions), positions=positions)
-        self._save(top_k_gap=gap)
+        with self._exclusive():
+            footers = [
+                read_footer(self.shard_path(split, info.digest, shard.index))
+                for split in self.index.splits
+                for info in self.teachers
+                for shard in self.shards(split)
+                if self.committed(shard, info.digest)
+            ]
+            nats = sum(footer.gap_nats for footer in footers)
+            positions = sum(footer.gap_positions for footer in footers)
+            gap = TopKGap(mean_kl_nats=nats / max(1, positions), positions=positions)
+            self._save(top_k_gap=gap)
         return gap
 
     # -- reading ---------------------------------------------------------------------------------
@@ -300,21 +309,31 @@ class TargetStore(Catalogue):
         return [RowPlace(plan.shards[row // size], row % size) for row in rows]
 
     def _append(self, teachers: Sequence[TeacherInfo]) -> None:
-        known = list(self.teachers)
-        for info in teachers:
-            for name in _SHARED:
-                mine, theirs = getattr(self.index, name), getattr(info, name)
-                if mine != theirs:
-                    raise StoreError(
-                        f"teacher {info.name} ({info.folder}) has {name} {theirs}, the store has "
-                        f"{mine}; teachers with other tokens need a store of their own."
-                    )
-            if info.digest not in {held.digest for held in known}:
-                known.append(replace(info, index=len(known)))
-        if len(known) > len(self.teachers):
-            self._save(teachers=tuple(known))
+        if _joined(self.index, teachers) != self.index.teachers:
+            with self._exclusive():
+                self._save(teachers=_joined(self.index, teachers))
+
+    def _exclusive(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._holds_lock else self.writing()
 
     def _save(self, **changes: object) -> None:
+        assert self._holds_lock, "store.json changes under the lock only"
         index = self.index.model_copy(update=changes)
         write_index(self.folder, index)
         self.index = index
+
+
+def _joined(index: StoreIndex, teachers: Sequence[TeacherInfo]) -> tuple[TeacherInfo, ...]:
+    """The store's teachers and behind them the new ones; `StoreError` for other tokens."""
+    known = list(index.teachers)
+    for info in teachers:
+        for name in _SHARED:
+            mine, theirs = getattr(index, name), getattr(info, name)
+            if mine != theirs:
+                raise StoreError(
+                    f"teacher {info.name} ({info.folder}) has {name} {theirs}, the store has "
+                    f"{mine}; teachers with other tokens need a store of their own."
+                )
+        if info.digest not in {held.digest for held in known}:
+            known.append(replace(info, index=len(known)))
+    return tuple(known)

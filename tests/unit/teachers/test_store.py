@@ -212,6 +212,24 @@ def test_two_writers_exclude_each_other(tmp_path):
         pass
 
 
+def test_changes_while_another_process_writes_are_refused_and_later_ones_are_joined(tmp_path):
+    store = filled_store(tmp_path / "store", teachers=1)
+    other = TargetStore.open(tmp_path / "store")
+    with store.writing():
+        other.append_teacher(info(0))
+        other.plan("train", utterances(10), 4, column="phones")
+        with pytest.raises(StoreError, match="being written"):
+            other.append_teacher(info(1))
+        with pytest.raises(StoreError, match="being written"):
+            other.plan("new", utterances(3), 4, column="phones")
+        store.append_teacher(info(2))
+    other.append_teacher(info(1))
+    other.plan("new", utterances(3), 4, column="phones")
+    again = TargetStore.open(tmp_path / "store")
+    assert again.index.digests == (D[0], D[2], D[1])
+    assert set(again.index.splits) == {"train", "new"}
+
+
 # -- refusals -----------------------------------------------------------------------------------
 
 

@@ -15,18 +15,20 @@ import soundfile
 from kd_ray.config.data import DemoCorpus
 from kd_ray.speech.corpora.demo.errors import DemoCorpusError
 from kd_ray.speech.corpora.demo.grammar import (
-    GRAMMAR_VERSION,
     GrammarExhaustedError,
     SentenceSource,
 )
 from kd_ray.speech.corpora.demo.patterns import SentencePair
-from kd_ray.speech.corpora.demo.rendering import RENDERING_VERSION, Job
+from kd_ray.speech.corpora.demo.rendering import Job
 from kd_ray.speech.corpora.demo.speakers import Speaker, cast
 from kd_ray.speech.corpora.demo.synthesizer import espeak_version, transcribe
 from kd_ray.speech.corpora.demo.worker import run_jobs
 from kd_ray.speech.manifest import Utterance, atomic_path, write_manifest
 
 logger = logging.getLogger(__name__)
+
+CORPUS_VERSION = 4
+"""Raised whenever the same configuration gives other bytes (grammar, voices, rendering)."""
 
 SPOKEN_SPLITS = ("train", "valid", "test", "unlabelled")
 """Splits with audio."""
@@ -83,6 +85,8 @@ def build_demo_corpus(
         progress(total, total)
         return manifests
     _write_state(folder, state)
+    for leftover in (folder / "audio").glob("*/.*.tmp"):
+        leftover.unlink()
     lines = draw_lines(config)
     jobs = make_jobs(config, lines)
     progress(total - len(missing), total)
@@ -112,8 +116,7 @@ def corpus_digest(config: DemoCorpus) -> str:
     """16 hexadecimal digits over all that decides the bytes: settings and versions."""
     content = {
         "config": config.model_dump(mode="json"),
-        "grammar": GRAMMAR_VERSION,
-        "rendering": RENDERING_VERSION,
+        "version": CORPUS_VERSION,
         "espeak": espeak_version(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -297,8 +300,8 @@ def make_job(config: DemoCorpus, name: str, path: str, text: str, speaker: Speak
         seed=random.getrandbits(31),
         snr_db=between(*config.snr_db),
         noise_tilt=_unless(random.random() < 0.35, between(0.0, 2.0)),
-        rt60_s=_unless(random.random() >= config.reverberation, between(0.15, 0.6)),
-        direct_to_reverberant_db=between(0.0, 10.0),
+        rt60_s=_unless(random.random() >= config.reverberation, between(0.15, 0.5)),
+        direct_to_reverberant_db=between(3.0, 12.0),
         lead_s=between(0.05, 0.25),
         tail_s=between(0.05, 0.25),
         level_db=between(-34.0, -18.0),

@@ -9,9 +9,6 @@ from collections import deque
 
 from kd_ray.speech.corpora.demo.patterns import Grammar, SentencePair
 
-GRAMMAR_VERSION = 1
-"""Raised whenever the same seed gives other sentences."""
-
 SPLIT_SHARES = {"train": 30, "valid": 8, "test": 10, "unlabelled": 12, "text_only": 40}
 """Percent of all sentences that may be drawn for each split."""
 

@@ -10,9 +10,6 @@ from numpy.typing import NDArray
 from kd_ray.speech.corpora.demo import rooms
 from kd_ray.speech.corpora.demo.synthesizer import ESPEAK_RATE_HZ, Voice, speak
 
-RENDERING_VERSION = 1
-"""Raised whenever the same job gives other samples."""
-
 
 @dataclass(frozen=True)
 class Job:

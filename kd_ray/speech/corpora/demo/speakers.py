@@ -9,7 +9,19 @@ from kd_ray.speech.corpora.demo.synthesizer import ACCENTS, VARIANTS, Voice
 BABBLE_SPEAKERS = 6
 """Voices heard only in the background."""
 
-_ACCENT_WEIGHTS = dict.fromkeys(ACCENTS, 1.0) | {"en-us": 5.0, "en": 3.0}
+_ACCENT_WEIGHTS = {
+    "en-us": 6.0,
+    "en": 3.0,
+    "en-us-nyc": 2.0,
+    "en-gb-x-rp": 1.5,
+    "en-gb-x-gbclan": 1.0,
+    "en-gb-scotland": 0.7,
+    "en-029": 0.5,
+    "en-gb-x-gbcwmd": 0.3,
+}
+# Labels are American: the further an accent is from them, the rarer it is. A small model of ten
+# epochs on clean speech made 30 % phone errors on en-us, 46 on en-gb-scotland, 60 on gbcwmd.
+assert set(_ACCENT_WEIGHTS) == set(ACCENTS)
 
 
 @dataclass(frozen=True)
@@ -30,9 +42,9 @@ def _voice(random: Random, variant: str) -> Voice:
         variant=variant,
         pitch=round(between(30, 70)),
         pitch_range=round(between(25, 75)),
-        rate_wpm=round(between(125, 185)),
+        rate_wpm=round(between(115, 165)),
         # In thirteen steps, so that the resampling filters are few.
-        tract=round(between(-6, 6)) * 0.0136 + 1.0,
+        tract=round(between(-6, 6)) * 0.01 + 1.0,
     )
 
 
