@@ -1,6 +1,7 @@
 """Training under Ray Train: one worker in this process, or a group of them."""
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from kd_ray.cluster.pool import PoolAddress, PoolSource, TeacherPool
@@ -18,13 +19,13 @@ from kd_ray.cluster.runtime import ensure_ray
 from kd_ray.config.commands import DistillConfig, TrainConfig
 from kd_ray.config.teachers import PoolSource as PoolSection
 from kd_ray.config.teachers import StoreSource as StoreSection
-from kd_ray.core.contracts import TeacherSource
+from kd_ray.core.contracts import TeacherSource, handshake
 from kd_ray.evaluation.run_folder import RunFolder
 from kd_ray.evaluation.system import read_teacher_list
 from kd_ray.models.checkpoint import checkpoint_digest
 from kd_ray.speech.tokens import Tokens
 from kd_ray.students.collective import Alone, Collective, ProcessGroup
-from kd_ray.students.session import read_split, run_session
+from kd_ray.students.session import read_split, run_session, student_needs
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.store import TargetStore
 from kd_ray.teachers.store_source import StoreSource
@@ -59,7 +60,8 @@ def run_training(config: TrainConfig | DistillConfig, root: Path) -> dict[str, A
             device = torch.device("cuda" if workers.gpus else "cpu")
             train_here(job, Alone(), device, lambda figures: None)
         else:
-            _trainer(job, run).fit()
+            _look_before_starting(job)
+            _fit(_trainer(job, run))
     finally:
         if pool is not None:
             pool.close()
@@ -68,14 +70,36 @@ def run_training(config: TrainConfig | DistillConfig, root: Path) -> dict[str, A
     return summary
 
 
+def _look_before_starting(job: TrainingJob) -> None:
+    """What no restart heals should not cost a worker group its start, over and over."""
+    tokens = Tokens.load(job.root / job.config.data.tokens)
+    for manifest in (job.config.data.train, job.config.data.valid):
+        read_split(manifest, job.root, job.config, tokens)
+    if job.pool is not None:
+        handshake(student_needs(tokens), job.pool.info)
+
+
+def _fit(trainer: TorchTrainer) -> None:
+    """Run a worker group; a worker's own error comes out instead of Ray Train's around it."""
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        causes = [cause for _, cause in sorted(error.worker_failures.items())]
+        known = [cause for cause in causes if isinstance(cause, ValueError | RuntimeError)]
+        if known:
+            raise known[0] from error
+        raise RuntimeError(f"the worker group failed: {error}") from error
+
+
 def _trainer(job: TrainingJob, run: RunFolder) -> TorchTrainer:
     # One line a validation is ours to write; Ray Train repeats it as a dictionary.
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     # A report waits for the controller's next look; its default is two seconds.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    # Ray Train's cleaner of worker groups asks the dashboard's state API.
-    ensure_ray(dashboard=True)
     workers = job.config.workers
+    cpus = math.ceil(workers.count * workers.cpus)
+    # Ray Train's cleaner of worker groups asks the dashboard's state API.
+    ensure_ray(cpus=max(cpus, os.cpu_count() or 1), dashboard=True)
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
     # NCCL refuses two ranks on one device, which fractions of a GPU make.
     backend = "nccl" if workers.gpus >= 1 else "gloo"
@@ -166,7 +190,10 @@ def _start_pool(
     if not isinstance(section, PoolSection):
         return None
     assert config.teachers.list is not None
-    ensure_ray()
+    workers, hosts = config.workers, section.hosts
+    cpus = math.ceil(workers.count * workers.cpus + hosts * section.cpus_per_host)
+    # More than one worker makes a group, whose cleaner needs the dashboard.
+    ensure_ray(cpus=max(cpus, os.cpu_count() or 1), dashboard=workers.count > 1)
     folders = read_teacher_list(config.teachers.list, root)
     pool = TeacherPool.start(folders, section)
     run.event("pool_started", hosts=section.hosts, teachers=len(folders))

@@ -25,7 +25,7 @@ from kd_ray.config.teachers import PoolSource, StoreSource
 from kd_ray.config.training import Workers
 from kd_ray.core.contracts import TeacherInfo, TeachersInfo, handshake
 from kd_ray.evaluation.system import read_teacher_list, resolve_checkpoint
-from kd_ray.models.checkpoint import read_config
+from kd_ray.models.checkpoint import checkpoint_digest, read_config
 from kd_ray.speech.manifest import Utterance, read_manifest
 from kd_ray.speech.tokens import Tokens
 from kd_ray.students.session import read_split, student_needs
@@ -119,7 +119,8 @@ def _check_data(
         else:
             rows[manifest] = found.attempt(read_split, manifest, root, config, tokens)
     if config.training.init_encoder_from:
-        found.attempt(read_config, root / config.training.init_encoder_from)
+        folder = root / config.training.init_encoder_from
+        found.attempt(lambda: read_config(resolve_checkpoint(folder)))
     train = rows.get(config.data.train)
     if tokens is None or train is None:
         return None
@@ -138,7 +139,7 @@ def _check_distill(config: DistillConfig, root: Path, found: Findings) -> None:
     if isinstance(source, StoreSource):
         store = found.attempt(TargetStore.open, root / source.path)
         if store is not None:
-            infos = list(store.teachers)
+            infos = found.attempt(_selected, store, config.teachers.list, root)
     elif config.teachers.list is not None:
         infos = found.attempt(_describe_teachers, config.teachers.list, root)
     hosts = source.hosts if isinstance(source, PoolSource) else 0
@@ -153,7 +154,7 @@ def _check_distill(config: DistillConfig, root: Path, found: Findings) -> None:
     tokens, train = data
     found.attempt(handshake, student_needs(tokens), TeachersInfo(tuple(infos), source=source.type))
     if store is not None:
-        found.attempt(_check_coverage, store, train, config)
+        found.attempt(_check_coverage, store, train, infos, config)
     found.notes.append(_estimates(config, tokens, train, len(infos), hosts))
 
 
@@ -161,11 +162,23 @@ def _describe_teachers(spec: str | tuple[str, ...], root: Path) -> list[TeacherI
     return [teacher.info for teacher in load_teachers(read_teacher_list(spec, root))]
 
 
-def _check_coverage(store: TargetStore, train: list[Utterance], config: DistillConfig) -> None:
+def _selected(
+    store: TargetStore, spec: str | tuple[str, ...] | None, root: Path
+) -> list[TeacherInfo]:
+    """The store's teachers that the list names; all of them without a list."""
+    if spec is None:
+        return list(store.teachers)
+    digests = [checkpoint_digest(folder) for folder in read_teacher_list(spec, root)]
+    return [store.teacher(digest) for digest in digests]
+
+
+def _check_coverage(
+    store: TargetStore, train: list[Utterance], infos: list[TeacherInfo], config: DistillConfig
+) -> None:
     ids = [row.id for row in train]
     split = store.split_for(ids)
     store.check_data(split, train, config.data.column)
-    store.require(split, ids, store.index.digests)
+    store.require(split, ids, [info.digest for info in infos])
 
 
 def _estimates(

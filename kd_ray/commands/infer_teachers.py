@@ -24,7 +24,8 @@ def infer_teachers(config: InferTeachersConfig, root: Path) -> OfflineSummary:
     goes on where it was.
     """
     folders = read_teacher_list(config.teachers, root)
-    infos = [teacher.info for teacher in load_teachers(folders)]
+    # One at a time: hundreds of teachers need not fit in memory together.
+    infos = [load_teachers([folder])[0].info for folder in folders]
     store = TargetStore.prepare(root / config.store, infos, dtype=config.dtype, top_k=config.top_k)
     check_tokens(Tokens.load(root / config.tokens), store, root / config.tokens)
     for split, manifest in config.splits.items():

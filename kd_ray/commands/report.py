@@ -21,7 +21,9 @@ def report(config: ReportConfig, root: Path) -> Path:
     folders = {label: root / folder for label, folder in config.runs.items()}
     if config.teachers is not None:
         for folder in read_teacher_list(config.teachers, root):
-            folders.setdefault(folder.parent.name, folder.parent)
+            # A bare checkpoint has no run to show.
+            if (folder.parent / "metrics.jsonl").exists():
+                folders.setdefault(folder.parent.name, folder.parent)
     out = root / "runs" / config.name / "report.html"
     write_report(evaluation, folders, out, config.title)
     results = read_results(evaluation)

@@ -4,7 +4,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from kd_ray.commands.watch import EpochWatcher, watching
 from kd_ray.config.commands import DistillConfig, TrainConfig
+from kd_ray.evaluation.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +21,8 @@ def distill(config: DistillConfig, root: Path) -> dict[str, Any]:
 
     Raises:
         HandshakeError: student and teachers do not mean the same by their numbers.
-        TeachersGone: fewer teachers answered than `quorum` asks for; training stopped at a
-            checkpoint, the same command goes on.
+        TeachersGone: fewer teachers answered than `quorum` asks for; the same command goes on
+            from the last checkpoint.
     """
     return _run(config, root)
 
@@ -28,7 +30,9 @@ def distill(config: DistillConfig, root: Path) -> dict[str, Any]:
 def _run(config: TrainConfig | DistillConfig, root: Path) -> dict[str, Any]:
     from kd_ray.cluster.trainer import run_training
 
-    summary = run_training(config, root)
+    watcher = EpochWatcher([RunFolder(root, config.name)], config.training.epochs)
+    with watching(watcher):
+        summary = run_training(config, root)
     logger.info(
         "%s: best validation error %.2f %% in epoch %d, %d updates in %.0f s, %s parameters",
         config.name,

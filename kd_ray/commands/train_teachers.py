@@ -1,6 +1,7 @@
 """`kd-ray train-teachers`: N models from one base and overrides, in parallel, into a list."""
 
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ def train_teachers(config: TrainTeachersConfig, root: Path) -> Path:
         slots = config.max_parallel or _slots(workers.cpus * workers.count)
         logger.info("training %d teachers, %d at a time", len(todo), min(slots, len(todo)))
         watcher = EpochWatcher([runs[name] for name in todo], config.base.training.epochs)
-        with ensure_ray(cpus=max(1, int(workers.cpus * min(slots, len(todo))))):
+        cpus = math.ceil(workers.cpus * workers.count * min(slots, len(todo))) + 1
+        with ensure_ray(cpus=cpus, dashboard=workers.count > 1):
             results = run_side_by_side(
                 run_training,
                 {name: (each, root) for name, each in todo.items()},

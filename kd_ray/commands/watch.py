@@ -2,7 +2,9 @@
 
 import json
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from kd_ray.evaluation.run_folder import RunFolder
@@ -33,6 +35,25 @@ class EpochWatcher:
                 figures = json.loads(line)
                 if figures["kind"] == "valid":
                     logger.info(describe_epoch(run.name, figures, self._epochs))
+
+
+@contextmanager
+def watching(watcher: EpochWatcher, every_s: float = 1.0) -> Iterator[None]:
+    """Look again and again, on a thread, while the block runs; a last time at its end."""
+    done = threading.Event()
+
+    def look_on() -> None:
+        while not done.wait(every_s):
+            watcher.look()
+
+    thread = threading.Thread(target=look_on, name="epoch-watcher", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        watcher.look()
 
 
 def describe_epoch(name: str, figures: dict[str, Any], epochs: int | None = None) -> str:

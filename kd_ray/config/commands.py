@@ -10,7 +10,7 @@ from kd_ray.config.model import Recognizer
 from kd_ray.config.teachers import Distillation, LocalSource, Source, Teachers
 from kd_ray.config.training import Supervised, Training, Workers
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")]
 """Letters, digits, dot, dash, underscore; a slash makes a sub-folder of `runs/`."""
 
 
@@ -210,7 +210,6 @@ class BenchStepConfig(Section):
     warmup: int = Field(3, ge=0)
     repeats: int = Field(15, ge=1)
     threads: int = Field(1, ge=1)
-    gpus: float = Field(0, ge=0)
 
 
 CommandConfig = Annotated[

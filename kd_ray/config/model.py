@@ -33,6 +33,8 @@ class CrdnnEncoder(Section):
     """Channels of each convolution block (3x3)."""
     time_strides: tuple[PositiveInt, ...] = (2, 2)
     """Stride in time of each block, as many as `cnn_channels`; frequency is halved by each."""
+    projection_size: PositiveInt = 128
+    """What the convolutions' channels and mels are projected to, before the recurrence."""
     rnn: Literal["gru", "lstm", "ligru"] = "gru"
     rnn_layers: int = Field(2, ge=1)
     rnn_size: int = Field(128, ge=4)

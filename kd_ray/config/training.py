@@ -68,6 +68,8 @@ class Training(Section):
     optimizer: Optimizer = Optimizer()
     schedule: LrSchedule = Linear()
     validate_every_epochs: int = Field(1, ge=1)
+    select_by: Literal["attention", "ctc"] = "attention"
+    """Greedy decoding whose validation error keeps the best model and steers New-Bob."""
     checkpoint_every_updates: int | None = Field(None, ge=1)
     """Also checkpoint within epochs; always at the end of each epoch."""
     keep_checkpoints: int = Field(2, ge=1)

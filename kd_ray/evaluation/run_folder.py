@@ -49,7 +49,9 @@ class RunFolder:
                 )
         else:
             write_atomically(path, wanted)
-        write_json(self.path / "environment.json", environment())
+        started = self.path / "environment.json"
+        if not started.exists() or self.summary() is None:
+            write_json(started, environment())
         return self
 
     def metrics(self, values: Mapping[str, Any]) -> None:
@@ -117,13 +119,19 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "commit": _commit(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": _command(),
         "cpus": os.cpu_count(),
         "processor": _processor(),
         "platform": platform.platform(),
         "gpus": _gpus(),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
+
+
+def _command() -> list[str] | None:
+    """The command line of this process; None in Ray's workers, whose line says nothing."""
+    program = Path(sys.argv[0]).name
+    return None if program == "default_worker.py" else [program, *sys.argv[1:]]
 
 
 def _version(name: str) -> str | None:

@@ -91,9 +91,14 @@ class CrdnnStack(nn.Module):
             blocks.append(block)
             channels, num_mels = width, block.output_mels
         self.blocks = nn.ModuleList(blocks)
+        # Normed once more on its way into the recurrence: CTC leaves its all-blank phase earlier.
+        self.projection = nn.Sequential(
+            nn.Linear(channels * num_mels, config.projection_size),
+            nn.LayerNorm(config.projection_size),
+        )
         self.rnn = BidirectionalRnn(
             config.rnn,
-            input_size=channels * num_mels,
+            input_size=config.projection_size,
             size=config.rnn_size,
             num_layers=config.rnn_layers,
             dropout=config.dropout,
@@ -123,7 +128,7 @@ class CrdnnStack(nn.Module):
             x, lengths = block(x, lengths)
         x = x.flatten(2).transpose(0, 1).contiguous()
         mask = frame_mask(lengths, len(x)).t().unsqueeze(-1).to(x.dtype)
-        x = dropout(x, self.dropout, self.training)
+        x = dropout(self.projection(x) * mask, self.dropout, self.training)
         x = self.rnn(x, lengths, mask)
         for layer in self.dnn:
             x = layer(dropout(x, self.dropout, self.training))

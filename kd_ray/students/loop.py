@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_ray.config.data import SpecAugment
+from kd_ray.config.teachers import Trust
 from kd_ray.config.training import Training
 from kd_ray.core.contracts import Labels, Reporter, Signal
 from kd_ray.core.criteria import Criterion, Part
@@ -71,6 +72,8 @@ class Student:
     training: Training
     augment: SpecAugment | None
     device: torch.device
+    num_teachers: int
+    trust: Trust
     signal_timeout_s: float
     save_best: Callable[[float, int], None]
     save_state: Callable[[Progress], None]
@@ -114,7 +117,7 @@ def take_update(student: Student, progress: Progress, update: Update) -> dict[st
     signals = student.pipeline.collect(update, student.signal_timeout_s)
     for signal in signals:
         if signal is not None:
-            progress.statistics.add(signal)
+            progress.statistics.add(signal, student.trust)
     started = time.perf_counter()
     lr = student.training.optimizer.lr * student.schedule.multiplier(update.index)
     set_lr(student.optimizer, lr)

@@ -11,7 +11,7 @@ import torch
 from kd_ray.config.commands import DistillConfig, TrainConfig
 from kd_ray.config.data import AudioChecks
 from kd_ray.config.model import GlobalNormalizer
-from kd_ray.config.teachers import PoolSource
+from kd_ray.config.teachers import PoolSource, Trust
 from kd_ray.core.contracts import (
     Audio,
     Fusion,
@@ -270,13 +270,17 @@ def build_student(
         optimizer=optimizer,
         schedule=schedule,
         pipeline=pipeline,
-        validation=Validation(splits["valid"], 2 * config.data.batches.batch_size, device),
+        validation=Validation(
+            splits["valid"], 2 * config.data.batches.batch_size, device, training.select_by
+        ),
         checkpoints=checkpoints,
         collective=collective,
         reporter=reporter,
         training=training,
         augment=config.data.augment,
         device=device,
+        num_teachers=len(source.describe().teachers) if source is not None else 0,
+        trust=_trust(config),
         signal_timeout_s=deadline_s + 30.0,
         save_best=save_best,
         save_state=save_state,
@@ -289,6 +293,11 @@ def _criterion(config: TrainConfig | DistillConfig, tokens: Tokens) -> Criterion
     if isinstance(config, DistillConfig):
         return DistillationCriterion(config.distillation, blank=tokens.blank, eos=tokens.eos)
     return SupervisedCriterion(config.loss, blank=tokens.blank, eos=tokens.eos)
+
+
+def _trust(config: TrainConfig | DistillConfig) -> Trust:
+    strategy = config.teachers.strategy if isinstance(config, DistillConfig) else None
+    return "ctc_greedy" if strategy is None or strategy.type == "average" else strategy.trust
 
 
 def _deadline_s(config: TrainConfig | DistillConfig) -> float:
@@ -314,13 +323,14 @@ def _summary(
     if isinstance(config, DistillConfig):
         summary |= progress.statistics.summary()
         summary["strategy"] = config.teachers.strategy.type
+        summary["teachers"] = student.num_teachers
         summary["source"] = config.teachers.source.type
     return summary
 
 
 def _warn_of_ties(summary: Mapping[str, Any], run: RunFolder) -> None:
     ties = summary.get("ties")
-    if not ties or not ties["utterances"]:
+    if not ties or not ties["utterances"] or summary["teachers"] == 1:
         return
     tied, zero = ties["share_of_ties"], ties["share_of_zero_error"]
     logger.info(

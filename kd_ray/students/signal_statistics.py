@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from kd_ray.config.teachers import Trust
 from kd_ray.core.contracts import Signal
+from kd_ray.core.trust import trust_statistics
 
 
 @dataclass
@@ -17,17 +19,17 @@ class SignalStatistics:
     scored_utterances: int = 0
     """With error rates, i.e. with a reference."""
     ties: int = 0
-    """Utterances whose lowest CTC error is shared by several teachers."""
+    """Utterances whose lowest error is shared by several teachers."""
     zero_errors: int = 0
-    """Utterances on which the best teacher makes no CTC error."""
+    """Utterances on which the best teacher makes no error."""
     distinct_strings: int = 0
     dropped_weight: float = 0.0
     missing_answers: int = 0
     """Teachers that did not answer, summed over signals."""
     teacher_s: float = 0.0
 
-    def add(self, signal: Signal) -> None:
-        """Count one signal."""
+    def add(self, signal: Signal, trust: Trust) -> None:
+        """Count one signal; `trust` says which error rate ties are looked for in."""
         self.signals += 1
         self.utterances += len(signal.utterance_ids)
         self.missing_answers += signal.num_teachers - len(signal.answered)
@@ -35,14 +37,11 @@ class SignalStatistics:
         if signal.labels is not None:
             self.distinct_strings += len(signal.labels.lengths)
             self.dropped_weight += float(signal.labels.dropped_weight.sum())
-        errors = signal.ctc_errors[list(signal.answered)]
-        known = (errors >= 0).all(axis=0)
-        if errors.size and known.any():
-            scored = errors[:, known]
-            lowest = scored.min(axis=0)
-            self.scored_utterances += int(known.sum())
-            self.ties += int(((scored == lowest).sum(axis=0) > 1).sum())
-            self.zero_errors += int((lowest == 0).sum())
+        errors = signal.decoder_errors if trust == "teacher_forced" else signal.ctc_errors
+        found = trust_statistics(errors[list(signal.answered)], signal.reference_lengths)
+        self.scored_utterances += found.utterances
+        self.ties += found.ties
+        self.zero_errors += found.zeros
 
     def to_list(self) -> list[float]:
         """The counts, to be summed over workers."""

@@ -1,6 +1,7 @@
 """Greedy error rates on the validation split, shared among workers."""
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,15 +16,22 @@ from kd_ray.students.data import SpeechData
 class Validation:
     """Decodes a split and counts errors; the counts add up over workers."""
 
-    def __init__(self, data: SpeechData, batch_size: int, device: torch.device):
+    def __init__(
+        self,
+        data: SpeechData,
+        batch_size: int,
+        device: torch.device,
+        select_by: Literal["attention", "ctc"],
+    ):
         self.data = data
+        self.select_by = select_by
         self.batch_size = batch_size
         self.device = device
         durations = data.durations_s
         self._order = sorted(range(len(durations)), key=lambda row: (-durations[row], row))
 
     def run(self, model: RecognizerModel, collective: Collective) -> dict[str, float]:
-        """Error rates in percent of reference tokens: attention (the one that selects) and CTC."""
+        """Error rates in percent of reference tokens; `error_rate` is the one that selects."""
         rows = self._order[collective.rank :: collective.world]
         by_id = {self.data.utterances[row].id: self.data.references[row] for row in rows}
         hypotheses = list(decode_features(model, self._batches(rows)))
@@ -34,11 +42,11 @@ class Validation:
         attention_errors, ctc_errors, total = collective.sum(
             [float(attention.sum()), float(ctc.sum()), float(length)]
         )
-        return {
-            "error_rate": 100.0 * attention_errors / total,
+        rates = {
             "error_rate_attention": 100.0 * attention_errors / total,
             "error_rate_ctc": 100.0 * ctc_errors / total,
         }
+        return {"error_rate": rates[f"error_rate_{self.select_by}"], **rates}
 
     def _batches(self, rows: Sequence[int]) -> Iterator[tuple[Sequence[str], Tensor, Tensor]]:
         for start in range(0, len(rows), self.batch_size):
