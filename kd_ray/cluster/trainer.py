@@ -126,6 +126,10 @@ def _work_in_group(settings: Mapping[str, Any]) -> None:
     job: TrainingJob = settings["job"]
     device = ray.train.torch.get_device() if job.config.workers.gpus else torch.device("cpu")
     collective = ProcessGroup(device) if torch.distributed.is_initialized() else Alone()
+    RunFolder(job.root, job.config.name).event(
+        "worker_started", rank=collective.rank, world=collective.world, pid=os.getpid(),
+        node=ray.util.get_node_ip_address(),
+    )  # fmt: skip
     train_here(job, collective, device, _report)
 
 

@@ -1,6 +1,7 @@
 """`kd-ray report`: a table in the terminal and one page in the run folder."""
 
 import logging
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -8,11 +9,24 @@ from rich.console import Console
 from kd_ray.config.commands import ReportConfig
 from kd_ray.evaluation.run_folder import write_atomically
 from kd_ray.evaluation.system import read_teacher_list
-from kd_ray.report import results_table, rows_as_json, write_report
-from kd_ray.report.bootstrap import statistics_of
-from kd_ray.report.results import read_hypotheses, read_results
+from kd_ray.report import results_table, rows_as_json, table_as_text, write_report
+from kd_ray.report.bootstrap import Statistics, statistics_of
+from kd_ray.report.results import Results, read_hypotheses, read_results
 
 logger = logging.getLogger(__name__)
+
+
+def _print(results: Results, statistics: Statistics) -> None:
+    """The whole table where it fits or is written to a log, else without its statistics."""
+    console = Console()
+    table = results_table(results, statistics)
+    if not console.is_terminal:
+        sys.stdout.write(table_as_text(results, statistics))
+    elif console.measure(table).maximum <= console.width:
+        console.print(table)
+    else:
+        console.print(results_table(results))
+        console.print("intervals and tests of the differences are in the report")
 
 
 def report(config: ReportConfig, root: Path) -> Path:
@@ -29,6 +43,6 @@ def report(config: ReportConfig, root: Path) -> Path:
     results = read_results(evaluation)
     statistics = statistics_of(results, read_hypotheses(evaluation, results))
     write_atomically(out.with_name("table.json"), rows_as_json(results, statistics))
-    Console(soft_wrap=True).print(results_table(results, statistics))
+    _print(results, statistics)
     logger.info("report: %s", out)
     return out

@@ -1,0 +1,258 @@
+"""What users do to jobs: kill them, and type the same command again."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from yaml_files import finish, kd_ray, write_config
+
+from kd_ray.evaluation.run_folder import RunFolder, read_json_lines
+from kd_ray.teachers.store import TargetStore
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("kills")
+    tiny.make_corpus(root)
+    tiny.make_teachers(root)
+    return root
+
+
+def wait_for(condition, process, timeout_s=180.0):
+    """Until `condition()`; fails if the process ends before."""
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.02)
+
+
+def updates_of(root, name):
+    path = root / "runs" / name / "metrics.jsonl"
+    lines = read_json_lines(path) if path.exists() else []
+    return [line["update"] for line in lines if line["kind"] == "train"]
+
+
+def last_model(root, name):
+    folder = sorted((root / "runs" / name / "checkpoints").glob("update-*"))[-1]
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def test_distill_killed_and_started_again_ends_with_the_same_weights(root):
+    configs = {
+        name: write_config(
+            root / f"{name}.yaml",
+            tiny.distill_config(
+                name, "teachers.txt", training__epochs=30, training__checkpoint_every_updates=2
+            ),
+        )
+        for name in ("whole", "killed")
+    }
+    whole = kd_ray("distill", configs["whole"], root=root)
+    finish(whole)
+    killed = kd_ray("distill", configs["killed"], root=root)
+    wait_for(lambda: len(updates_of(root, "killed")) >= 5, killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait(30)
+    assert RunFolder(root, "killed").summary() is None
+    finish(kd_ray("distill", configs["killed"], root=root))
+    assert updates_of(root, "killed") == updates_of(root, "whole") == list(range(1, 91))
+    events = read_json_lines(root / "runs" / "killed" / "events.jsonl")
+    assert [event["kind"] for event in events if event["kind"] == "resumed"] == ["resumed"]
+    first, second = last_model(root, "whole"), last_model(root, "killed")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def descendants(pid):
+    """Processes below `pid`, by /proc."""
+    children = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                fields = Path(f"/proc/{entry}/stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            children.setdefault(int(fields[1]), []).append(int(entry))
+    found, todo = [], [pid]
+    while todo:
+        below = children.get(todo.pop(), [])
+        found += below
+        todo += below
+    return found
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_infer_teachers_killed_half_way_repeats_no_committed_shard(root):
+    settings = {
+        "command": "infer-teachers",
+        "teachers": "teachers.txt",
+        "splits": {"train": "data/train.parquet"},
+        "tokens": "data/tokens.json",
+        "shard_utterances": 1,
+        "batch_size": 1,
+    }
+    config = write_config(root / "store.yaml", settings | {"store": "store"})
+    reference = write_config(root / "reference.yaml", settings | {"store": "reference"})
+    store = root / "store"
+
+    def committed():
+        return {path: path.stat() for path in store.rglob("part-*.parquet")}
+
+    process = kd_ray("infer-teachers", config, root=root)
+    wait_for(lambda: len(committed()) >= 6, process)
+    below = descendants(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait(30)
+    before = committed()
+    if len(before) == 72:
+        pytest.fail("the kill came too late: everything was committed")
+    until = time.monotonic() + 60
+    while any(alive(pid) for pid in below) and time.monotonic() < until:
+        time.sleep(0.5)
+    assert not [pid for pid in below if alive(pid)], "processes stayed behind"
+    before = committed()
+    (store / "split=train" / "leftover.tmp").parent.mkdir(exist_ok=True)
+    finish(kd_ray("infer-teachers", config, root=root))
+    after = committed()
+    assert len(after) == 72
+    for path, stat in before.items():
+        assert (after[path].st_ino, after[path].st_mtime_ns) == (stat.st_ino, stat.st_mtime_ns)
+    finish(kd_ray("infer-teachers", reference, root=root))
+    assert rows_of(store) == rows_of(root / "reference")
+    # A further teacher is appended; nothing that is there is made again.
+    teachers = root / "teachers.txt"
+    teachers.write_text(teachers.read_text().replace("teachers/t2\n", "teachers/t2\nteachers/t3\n"))
+    torch.manual_seed(9)
+    tiny.make_teachers(root, 4)
+    finish(kd_ray("infer-teachers", config, root=root))
+    final = committed()
+    assert len(final) == 96
+    assert all(final[path].st_mtime_ns == stat.st_mtime_ns for path, stat in after.items())
+    tiny.make_teachers(root, 3)
+
+
+def rows_of(folder):
+    store = TargetStore.open(folder)
+    ids = [f"train-{number}" for number in range(24)]
+    rows = []
+    for output in store.read("train", ids, store.index.digests):
+        strings = [string.tolist() for string in output.strings]
+        valid = [output.log_probs[row, :end].tolist() for row, end in enumerate(output.positions)]
+        rows.append((strings, valid, output.ctc_errors.tolist(), output.decoder_errors.tolist()))
+    return rows
+
+
+def test_the_recipe_runs_from_nothing_and_repeats_its_table(root, tmp_path):
+    """Everything that `make demo` does, at the smallest size that trains."""
+    demo = tmp_path / "demo"
+    demo.mkdir()
+    data = {
+        "train": "data/demo/train.parquet",
+        "valid": "data/demo/valid.parquet",
+        "tokens": "data/demo/tokens.json",
+        "batches": {"batch_size": 8},
+    }
+    training = {"epochs": 1}
+    base = {"command": "train", "name": "d/none", "data": data, "model": tiny.MODEL}
+    base |= {"training": training}
+    corpus = {"type": "demo", "max_words": 4, "text_only_sentences": 5}
+    sizes = {"train": 24, "valid": 8, "test": 8, "unlabelled": 2}
+    speakers = {"train": 3, "valid": 2, "test": 2, "unlabelled": 1}
+    corpus |= {f"{split}_utterances": count for split, count in sizes.items()}
+    corpus |= {f"{split}_speakers": count for split, count in speakers.items()}
+    teachers = [{"name": "a"}, {"name": "b", "overrides": {"training.seed": 2}}]
+    distill = {
+        "command": "distill",
+        "name": "d/weighted",
+        "data": data,
+        "model": tiny.MODEL,
+        "training": training,
+        "teachers": {
+            "list": "runs/d/teachers/teachers.txt",
+            "source": {"type": "store", "path": "runs/d/store"},
+        },
+    }
+    files = {
+        "corpus": {"command": "prepare", "folder": "data/demo", "corpus": corpus},
+        "teachers": {
+            "command": "train-teachers",
+            "name": "d/teachers",
+            "base": base,
+            "teachers": teachers,
+        },
+        "store": {
+            "command": "infer-teachers",
+            "store": "runs/d/store",
+            "teachers": "runs/d/teachers/teachers.txt",
+            "splits": {"train": data["train"]},
+            "tokens": data["tokens"],
+        },
+        "none": base,
+        "weighted": distill,
+        "evaluate": {
+            "command": "evaluate",
+            "name": "d/evaluation",
+            "systems": {
+                "teachers": "runs/d/teachers/teachers.txt",
+                "students": {"none": "runs/d/none", "weighted": "runs/d/weighted"},
+            },
+            "splits": {"valid": data["valid"], "test": "data/demo/test.parquet"},
+            "tokens": data["tokens"],
+            "speed_utterances": 2,
+        },
+        "report": {
+            "command": "report",
+            "name": "d",
+            "title": "tiny",
+            "evaluation": "runs/d/evaluation",
+            "runs": {"none": "runs/d/none", "weighted": "runs/d/weighted"},
+            "teachers": "runs/d/teachers/teachers.txt",
+        },
+    }
+    for name, content in files.items():
+        write_config(demo / f"{name}.yaml", content)
+
+    def step(*names, parallel=1):
+        tasks = [{"config": str(demo / f"{name}.yaml")} for name in names]
+        return {"title": " ".join(names), "parallel": parallel, "tasks": tasks}
+
+    recipe = {
+        "command": "recipe",
+        "name": "d",
+        "steps": [
+            step("corpus"),
+            step("teachers"),
+            step("store"),
+            step("none", "weighted", parallel=2),
+            step("evaluate"),
+            step("report"),
+        ],
+    }
+    path = write_config(demo / "recipe.yaml", recipe)
+    output = finish(kd_ray("recipe", path, root=demo), 400)
+    table = json.loads((demo / "runs" / "d" / "table.json").read_text())
+    labels = [row["label"] for row in table]
+    assert {"a", "b", "none", "weighted"} <= set(labels)
+    assert "weighted" in output
+    page = (demo / "runs" / "d" / "report.html").read_text()
+    assert "<svg" in page
+    assert "https://" not in page.replace("http://www.w3.org", "")
+    hypotheses = demo / "runs" / "d" / "evaluation" / "hypotheses" / "test"
+    assert sorted(path.stem for path in hypotheses.iterdir()) == ["a", "b", "none", "weighted"]
+    again = finish(kd_ray("recipe", path, root=demo), 400)
+    assert "is finished already" in again
+    assert json.loads((demo / "runs" / "d" / "table.json").read_text()) == table
