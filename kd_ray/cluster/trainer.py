@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def _work_in_group(settings: Mapping[str, Any]) -> None:
     collective = ProcessGroup(device) if torch.distributed.is_initialized() else Alone()
     RunFolder(job.root, job.config.name).event(
         "worker_started", rank=collective.rank, world=collective.world, pid=os.getpid(),
-        node=ray.util.get_node_ip_address(),
+        node=socket.gethostname(),
     )  # fmt: skip
     train_here(job, collective, device, _report)
 

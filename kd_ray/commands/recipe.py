@@ -49,17 +49,21 @@ def _load(path: str, overrides: Mapping[str, Any], root: Path) -> Section:
 
 
 def _run_step(step: RecipeStep, tasks: list[Section], root: Path) -> None:
-    if step.parallel == 1 or len(tasks) == 1:
-        for task in tasks:
+    # What is finished only looks at its folder, and needs no process of its own.
+    waiting = [task for task in tasks if not _is_finished(task, root)]
+    alone = step.parallel == 1 or len(waiting) == 1
+    for task in tasks:
+        if alone or task not in waiting:
             run_command(task, root)
+    if alone or not waiting:
         return
     from kd_ray.cluster.parallel import run_side_by_side
 
-    models = [task for task in tasks if isinstance(task, TrainConfig | DistillConfig)]
+    models = [task for task in waiting if isinstance(task, TrainConfig | DistillConfig)]
     watcher = EpochWatcher([RunFolder(root, task.name) for task in models])
     results = run_side_by_side(
         run_command,
-        {_name(task): (task, root) for task in tasks},
+        {_name(task): (task, root) for task in waiting},
         cpus=1,
         gpus=0,
         max_parallel=step.parallel,
@@ -69,6 +73,12 @@ def _run_step(step: RecipeStep, tasks: list[Section], root: Path) -> None:
     if failed:
         lines = "\n".join(f"  {name}: {error}" for name, error in failed.items())
         raise RecipeFailed(f"step {step.title!r}: {len(failed)} tasks failed:\n{lines}")
+
+
+def _is_finished(task: Section, root: Path) -> bool:
+    if not isinstance(task, TrainConfig | DistillConfig):
+        return False
+    return RunFolder(root, task.name).summary() is not None
 
 
 def run_command(config: Section, root: Path) -> Any:
