@@ -36,6 +36,8 @@ def head(tmp_path_factory):
     environment = {
         **os.environ,
         "HOME": str(home),
+        # As in an activated environment: the job's `python` is found on the head's PATH.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
