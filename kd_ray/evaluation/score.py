@@ -18,6 +18,7 @@ from kd_ray.speech.manifest import Utterance
 from kd_ray.speech.tokens import split_units
 
 HEADS = ("attention", "ctc")
+_SPEED_PASSES = 3
 
 
 @dataclass(frozen=True)
@@ -94,23 +95,23 @@ def size_on_disk(folder: Path) -> int:
 def real_time_factor(system: System, utterances: Sequence[Utterance], root: Path) -> float:
     """Seconds of computation per second of speech: one torch thread, one utterance at a time.
 
-    From waveform to greedy attention hypothesis, audio already in memory; the first utterance is
-    decoded once beforehand.
+    From waveform to greedy attention hypothesis, audio already in memory. Each utterance counts
+    with the fastest of its passes: whatever else the machine does only ever adds time.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         in_memory = {row.id: read_waveform(row, root) for row in utterances}
-        spent = 0.0
-        for position, utterance in enumerate([utterances[0], *utterances]):
-            started = time.perf_counter()
-            _decode_one(system, in_memory[utterance.id])
-            if position:
-                spent += time.perf_counter() - started
+        spent_s = dict.fromkeys(in_memory, float("inf"))
+        for _ in range(_SPEED_PASSES):
+            for name, waveform in in_memory.items():
+                started = time.perf_counter()
+                _decode_one(system, waveform)
+                spent_s[name] = min(spent_s[name], time.perf_counter() - started)
     finally:
         torch.set_num_threads(threads)
     speech_s = sum(len(waveform) for waveform in in_memory.values()) / 16_000
-    return spent / speech_s
+    return sum(spent_s.values()) / speech_s
 
 
 def _decode_one(system: System, waveform: Any) -> None:

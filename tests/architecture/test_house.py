@@ -10,8 +10,8 @@ import pytest
 
 from kd_ray.commands.registry import COMMANDS
 from kd_ray.commands.train_teachers import teacher_configs
-from kd_ray.config.commands import RecipeConfig, TrainTeachersConfig
-from kd_ray.config.load import load
+from kd_ray.config.commands import CommandConfig, RecipeConfig, TrainTeachersConfig
+from kd_ray.config.load import _sections_in, load
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "kd_ray").rglob("*.py"))
@@ -91,3 +91,21 @@ def test_the_tour_in_the_readme_matches_the_folders():
             assert f"{folder.name}/" in readme, f"README does not name kd_ray/{folder.name}/"
     for document in sorted((ROOT / "docs").glob("*.md")):
         assert f"docs/{document.name}" in readme, f"README does not name docs/{document.name}"
+
+
+def test_the_configuration_page_names_every_key():
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    missing = []
+    todo, seen = [], set()
+    for section in _sections_in(CommandConfig):
+        todo.append(section)
+    while todo:
+        section = todo.pop()
+        if section in seen:
+            continue
+        seen.add(section)
+        for name, field in section.model_fields.items():
+            todo += _sections_in(field.annotation)
+            if not re.search(rf"\b{name}\b", page):
+                missing.append(f"{section.__name__}.{name}")
+    assert not missing
