@@ -99,7 +99,8 @@ def _score(
     }
     key = hashlib.sha256(json.dumps([label, identity], sort_keys=True).encode()).hexdigest()[:16]
     cached = run.path / "systems" / f"{key}.json"
-    if cached.exists():
+    written = [_hypotheses_path(run, name, label) for name in config.splits]
+    if cached.exists() and all(path.exists() for path in written):
         row: dict[str, Any] = json.loads(cached.read_text(encoding="utf-8"))
         return row
     row = {
@@ -136,9 +137,12 @@ def _score_split(
         column=config.column,
         batch_size=config.batch_size,
     )
-    safe = label.replace("/", "-")
-    write_json_lines(run.path / "hypotheses" / name / f"{safe}.jsonl", result.rows)
+    write_json_lines(_hypotheses_path(run, name, label), result.rows)
     return split_scores(result)
+
+
+def _hypotheses_path(run: RunFolder, split: str, label: str) -> Path:
+    return run.path / "hypotheses" / split / f"{label.replace('/', '-')}.jsonl"
 
 
 def _speed(config: EvaluateConfig, root: Path, system: System) -> float | None:

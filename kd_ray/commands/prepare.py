@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kd_ray.config.commands import PrepareConfig
 from kd_ray.config.data import DemoCorpus, LhotseCorpus, ManifestCorpus
+from kd_ray.speech.audio import read_duration_s
 from kd_ray.speech.checks import BadRow, BadRowsError, check_rows, good_rows
 from kd_ray.speech.manifest import Utterance, manifest_digest, read_manifest, write_manifest
 from kd_ray.speech.tokens import Tokens
@@ -66,6 +67,7 @@ def prepare(config: PrepareConfig, root: Path) -> Prepared:
         name: good_rows(utterances, bad_rows.get(name, ()), on_bad_row=config.on_bad_row, what=name)
         for name, utterances in rows.items()
     }
+    kept = {name: [_timed(row, root) for row in utterances] for name, utterances in kept.items()}
     manifests = {
         name: _write(folder / f"{name}.parquet", utterances) for name, utterances in kept.items()
     }
@@ -105,7 +107,12 @@ def _import_lhotse(corpus: LhotseCorpus, folder: Path, root: Path) -> dict[str, 
     for name, path in named.items():
         if path is not None:
             manifests[name] = folder / "imported" / f"{name}.parquet"
-            rows = read_cuts(root / path, root=root, phones_key=corpus.phones_key)
+            rows = read_cuts(
+                root / path,
+                root=root,
+                phones_key=corpus.phones_key,
+                target_language=corpus.target_language,
+            )
             write_manifest(manifests[name], rows)
     return manifests
 
@@ -121,6 +128,13 @@ class _Progress:
         if tenths > self._tenths:
             self._tenths = tenths
             logger.info("speaking the demo corpus: %d of %d utterances", done, total)
+
+
+def _timed(row: Utterance, root: Path) -> Utterance:
+    """The row with its duration: batches are cut by it."""
+    if row.duration_s is not None or row.audio is None:
+        return row
+    return replace(row, duration_s=read_duration_s(row, root))
 
 
 def _write(path: Path, kept: Sequence[Utterance]) -> Path:

@@ -63,6 +63,8 @@ class LhotseCorpus(Section):
     test: str | None = None
     phones_key: str | None = None
     """Name of the supervision's custom field or alignment that holds the phones, if any."""
+    target_language: str | None = None
+    """Which translation to take where there are several."""
 
 
 Corpus = Annotated[DemoCorpus | ManifestCorpus | LhotseCorpus, Field(discriminator="type")]

@@ -91,7 +91,7 @@ class Teachers(Section):
     source: Source = LocalSource()
     strategy: Strategy = Weighted()
     dtype: Literal["float32", "float16"] = "float32"
-    """Of log-probabilities on the wire; the store has its own."""
+    """To which teachers' log-probabilities are rounded before fusing; the store has its own."""
 
     @model_validator(mode="after")
     def _teachers_are_named(self) -> Self:

@@ -11,7 +11,7 @@ import torch
 from kd_ray.config.data import TextColumn
 from kd_ray.core.scores import ErrorCounts, align, count_errors
 from kd_ray.evaluation.decode import decode_utterances
-from kd_ray.evaluation.system import System
+from kd_ray.evaluation.system import System, UnusableSystem
 from kd_ray.models.decoding import attention_greedy
 from kd_ray.speech.audio import read_waveform
 from kd_ray.speech.manifest import Utterance
@@ -42,6 +42,13 @@ def score_split(
     Error rates are over the units of the system's tokens (phones, words or characters): 100 x
     (substitutions + insertions + deletions) / reference units, pooled over the split.
     """
+    silent = [row.id for row in utterances if not row.text(column)]
+    if silent:
+        raise UnusableSystem(
+            f"{len(silent)} of {len(utterances)} utterances have no {column} to compare with: "
+            f"{', '.join(silent[:5])}{', ...' if len(silent) > 5 else ''}; evaluate a labelled "
+            "manifest, or use `kd-ray decode`"
+        )
     found = {
         hypothesis.utterance_id: hypothesis
         for hypothesis in decode_utterances(

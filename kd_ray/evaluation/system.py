@@ -18,7 +18,7 @@ from kd_ray.speech.tokens import Tokens
 
 
 class UnusableSystem(ValueError):
-    """A checkpoint, run folder or teacher list that cannot be used."""
+    """A checkpoint, run folder, teacher list or split that cannot be used for what is asked."""
 
 
 @dataclass(frozen=True, eq=False)

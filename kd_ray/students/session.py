@@ -111,7 +111,8 @@ def read_split(
         root=root,
         tokens=tokens,
         column=config.data.column,
-        checks=AudioChecks(),
+        # Limits of the corpus are the business of `prepare`; here only what cannot be trained on.
+        checks=AudioChecks(min_duration_s=0.03, max_duration_s=86_400.0),
         frames_for=lambda duration_s: model.output_frames(
             extractor.num_frames(round(duration_s * SAMPLE_RATE))
         ),

@@ -1,6 +1,7 @@
 """Commands as functions, on the tiny corpus, without Ray."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import soundfile
@@ -250,3 +251,21 @@ def test_a_run_name_cannot_leave_the_runs_folder():
         check_config(
             {**tiny.train_config("x").model_dump(mode="json"), "name": "a/../../b"}, "test"
         )
+
+
+def test_prepare_fills_missing_durations_from_the_files(tiny_root):
+    rows = [
+        replace(row, duration_s=None) for row in read_manifest(tiny_root / "data/train.parquet")
+    ]
+    prepared = prepare(own_corpus(tiny_root, "timed", rows[:3]), tiny_root)
+    written = read_manifest(prepared.manifests["train"])
+    known = read_manifest(tiny_root / "data" / "train.parquet")[:3]
+    assert [row.duration_s for row in written] == [row.duration_s for row in known]
+
+
+def test_utterances_without_text_are_not_evaluated_in_silence(tiny_root):
+    rows = read_manifest(tiny_root / "data" / "valid.parquet")
+    mute = [replace(rows[0], phones=None), *rows[1:]]
+    write_manifest(tiny_root / "data" / "mute.parquet", mute)
+    with pytest.raises(UnusableSystem, match=r"1 of 6 utterances have no phones.*valid-0"):
+        evaluate(evaluation("mute", splits={"mute": "data/mute.parquet"}), tiny_root)
