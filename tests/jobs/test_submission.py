@@ -50,7 +50,8 @@ def head(tmp_path_factory):
         [
             RAY, "start", "--head", "--block", "--num-cpus=4", "--include-dashboard=true",
             "--node-ip-address=127.0.0.1", f"--port={free_port()}", f"--dashboard-port={port}",
-            f"--temp-dir={temporary}",
+            # The default port belongs to the agent of any other Ray on this machine.
+            f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={temporary}",
         ],
         env=environment, stdout=log, stderr=subprocess.STDOUT,
     )  # fmt: skip
