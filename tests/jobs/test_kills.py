@@ -125,7 +125,7 @@ def test_infer_teachers_killed_half_way_repeats_no_committed_shard(root):
     if len(before) == 72:
         pytest.fail("the kill came too late: everything was committed")
     # Ray's agents look for their raylet only now and then.
-    until = time.monotonic() + 150
+    until = time.monotonic() + 240
     while any(alive(pid) for pid in below) and time.monotonic() < until:
         time.sleep(0.5)
     assert not [command_of(pid) for pid in below if alive(pid)], "processes stayed behind"
