@@ -21,6 +21,14 @@ MODEL: dict[str, Any] = {
     "decoder": {"embedding_size": 8, "hidden_size": 12, "attention_size": 12},
 }
 
+PLAIN_SGD: dict[str, Any] = {
+    "model__encoder__dropout": 0.0,
+    "model__decoder__dropout": 0.0,
+    "training__optimizer": {"type": "sgd", "lr": 0.05},
+    "training__schedule": {"type": "constant"},
+}
+"""Overrides under which rounding is all that workers or micro-batches may change."""
+
 
 def make_corpus(root: Path) -> None:
     """`data/{train,valid}.parquet`, FLAC files and `data/tokens.json` below `root`."""

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from kd_ray.config.base import Section
 from kd_ray.config.data import AudioChecks, Corpus, Data, TextColumn, TokensFromTraining
 from kd_ray.config.model import Recognizer
-from kd_ray.config.teachers import Distillation, LocalSource, Source, Teachers
+from kd_ray.config.teachers import Distillation, Teachers
 from kd_ray.config.training import Supervised, Training, Workers
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")]
@@ -225,5 +225,3 @@ CommandConfig = Annotated[
     | BenchStepConfig,
     Field(discriminator="command"),
 ]
-
-__all__ = ["CommandConfig", "LocalSource", "Source"]

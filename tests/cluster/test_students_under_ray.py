@@ -108,10 +108,7 @@ def test_a_host_killed_while_a_student_trains_is_reported_and_the_run_ends_well(
 def test_a_group_of_two_that_loses_a_worker_ends_like_one_worker(local_ray, tiny_root):
     """1 = 2 workers under Ray Train, even through a kill: the group resumes from its checkpoint."""
     exact = {
-        "model__encoder__dropout": 0.0,
-        "model__decoder__dropout": 0.0,
-        "training__optimizer": {"type": "sgd", "lr": 0.05},
-        "training__schedule": {"type": "constant"},
+        **tiny.PLAIN_SGD,
         "training__epochs": 60,
         "training__checkpoint_every_updates": 3,
     }

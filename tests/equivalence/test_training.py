@@ -17,14 +17,7 @@ from kd_ray.students.session import run_session
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.teacher import load_teachers
 
-EXACT = {
-    "model__encoder__dropout": 0.0,
-    "model__decoder__dropout": 0.0,
-    "training__optimizer": {"type": "sgd", "lr": 0.05},
-    "training__schedule": {"type": "constant"},
-    "training__max_updates": 10,
-    "training__epochs": 4,
-}
+EXACT = {**tiny.PLAIN_SGD, "training__max_updates": 10, "training__epochs": 4}
 """Ten plain SGD steps without dropout: what rounding leaves is all that may differ."""
 
 
