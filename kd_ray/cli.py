@@ -22,6 +22,7 @@ _HELP = {
     "decode": "what one system hears in a manifest or in audio files",
     "report": "one page with tables and plots from an evaluation and its runs",
     "recipe": "commands one after another, as `make demo` runs them",
+    "replay": "a skipped update again: which utterances and parameters are not finite",
     "bench": "what a distillation step costs (`kd-ray bench step CONFIG`)",
     "check": "find problems of a configuration before anything starts",
     "inspect": "one utterance: reference, teachers, weights, choice, student",

@@ -89,6 +89,8 @@ def ensure_ray(
     if address and address != "local":
         ray.init(address=address, runtime_env=_joined_environment(), **common)
         return RayHandle(connected_here=True, private=False)
+    # A private cluster listens on this machine only; that its tokens are on is not news.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     ray.init(
         address="local",
         num_cpus=cpus,

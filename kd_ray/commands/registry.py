@@ -23,6 +23,7 @@ COMMANDS: dict[str, Callable[[], Callable[..., Any]]] = {
     "decode": _lazily("decode", "decode"),
     "report": _lazily("report", "report"),
     "recipe": _lazily("recipe", "recipe"),
+    "replay": _lazily("replay", "replay"),
     "bench": _lazily("bench", "bench_step"),
 }
 """Commands that read a configuration file of their own: name to a function that finds them."""

@@ -197,6 +197,14 @@ class RecipeConfig(Section):
     steps: tuple[RecipeStep, ...] = Field(min_length=1)
 
 
+class ReplayConfig(Section):
+    """`kd-ray replay`: an update whose loss or gradient was not finite, taken again."""
+
+    command: Literal["replay"]
+    folder: str
+    """`failed_updates/update-...` of a run; its `replay.yaml` names it."""
+
+
 class BenchStepConfig(Section):
     """`kd-ray bench`: what a distillation step costs against a supervised one."""
 
@@ -222,6 +230,7 @@ CommandConfig = Annotated[
     | DecodeConfig
     | ReportConfig
     | RecipeConfig
-    | BenchStepConfig,
+    | BenchStepConfig
+    | ReplayConfig,
     Field(discriminator="command"),
 ]

@@ -6,32 +6,27 @@
 Everything random depends on (seed, update, worker), so a resumed run repeats an uninterrupted one.
 """
 
-import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kd_ray.config.data import SpecAugment
 from kd_ray.config.teachers import Trust
 from kd_ray.config.training import Training
-from kd_ray.core.contracts import Labels, Reporter, Signal
-from kd_ray.core.criteria import Criterion, Part
+from kd_ray.core.contracts import Reporter, Signal, TeachersGone
+from kd_ray.core.criteria import Part
 from kd_ray.core.schedules import Schedule
-from kd_ray.core.targets import IntArray
-from kd_ray.models.recognizer import RecognizerModel
-from kd_ray.speech.features import spec_augment
 from kd_ray.students.checkpoints import TrainingCheckpoints
-from kd_ray.students.collective import Collective
 from kd_ray.students.optim import set_lr
-from kd_ray.students.pipeline import MicroBatch, Pipeline, Update
+from kd_ray.students.pipeline import Pipeline, Update
 from kd_ray.students.signal_statistics import SignalStatistics
+from kd_ray.students.step import Learner
 from kd_ray.students.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -54,46 +49,41 @@ class Progress:
     statistics: SignalStatistics = field(default_factory=SignalStatistics)
 
 
+class Dump(Protocol):
+    """Writes down an update that went wrong, for `kd-ray replay`; returns where."""
+
+    def __call__(
+        self,
+        update: Update,
+        signals: Sequence[Signal | None],
+        counts: Mapping[Part, float],
+        *,
+        loss: float,
+        grad_norm: float,
+    ) -> Path:
+        """`loss`, `grad_norm`: over all workers; `counts` as in `Learner.global_counts`."""
+        ...
+
+
 @dataclass
 class Student:
     """All that the loop works with; `students.session` builds it."""
 
-    model: RecognizerModel
-    forward: nn.Module
-    """`TeacherForcing` around the model, wrapped for the group of workers."""
-    criterion: Criterion
+    learner: Learner
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     pipeline: Pipeline
     validation: Validation
     checkpoints: TrainingCheckpoints
-    collective: Collective
     reporter: Reporter
     training: Training
-    augment: SpecAugment | None
-    device: torch.device
     num_teachers: int
     trust: Trust
     signal_timeout_s: float
     save_best: Callable[[float, int], None]
     save_state: Callable[[Progress], None]
+    dump: Dump
     on_epoch: Callable[[Mapping[str, Any]], None]
-
-
-class TeacherForcing(nn.Module):
-    """The student's training forward pass, as one module for DDP."""
-
-    def __init__(self, model: RecognizerModel):
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, normalized: Tensor, lengths: Tensor, prefix: Tensor, prefix_lengths: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(B, T, F) features to CTC logits (B, T', V) and decoder logits (B, U, V)."""
-        encoded = self.model.encode(normalized, lengths)
-        decoder_logits = self.model.decoder_logits(encoded, prefix, prefix_lengths)
-        return self.model.ctc_logits(encoded), decoder_logits
 
 
 def train(student: Student, progress: Progress) -> Progress:
@@ -114,26 +104,28 @@ def train(student: Student, progress: Progress) -> Progress:
 
 def take_update(student: Student, progress: Progress, update: Update) -> dict[str, Any]:
     """Signals, losses, gradients and one optimiser step; returns its figures."""
-    signals = student.pipeline.collect(update, student.signal_timeout_s)
+    signals = _await_signals(student, progress, update)
     for signal in signals:
         if signal is not None:
             progress.statistics.add(signal, student.trust)
     started = time.perf_counter()
+    learner = student.learner
     lr = student.training.optimizer.lr * student.schedule.multiplier(update.index)
     set_lr(student.optimizer, lr)
-    counts = _global_counts(student, update, signals)
-    sums = _accumulate_gradients(student, update, signals, counts)
+    counts = learner.global_counts(update, signals)
+    sums = learner.accumulate_gradients(update, signals, counts)
     grad_norm = nn.utils.clip_grad_norm_(
-        student.model.parameters(), student.training.optimizer.max_grad_norm
+        learner.model.parameters(), student.training.optimizer.max_grad_norm
     )
-    sums = dict(zip(sums, student.collective.sum(list(sums.values())), strict=True))
+    sums = dict(zip(sums, learner.collective.sum(list(sums.values())), strict=True))
     loss = sums.pop("loss")
     parts: dict[str, float] = {part: sums[part] / (count or 1.0) for part, count in counts.items()}
     if math.isfinite(loss) and bool(torch.isfinite(grad_norm)):
         student.optimizer.step()
         progress.skipped_in_a_row = 0
     else:
-        _skip(student, progress, update, loss, float(grad_norm))
+        folder = student.dump(update, signals, counts, loss=loss, grad_norm=float(grad_norm))
+        _skip(student, progress, update, loss, float(grad_norm), folder)
     student.optimizer.zero_grad(set_to_none=True)
     return {
         "update": update.index + 1,
@@ -149,108 +141,34 @@ def take_update(student: Student, progress: Progress, update: Update) -> dict[st
     }
 
 
-def _global_counts(
-    student: Student, update: Update, signals: list[Signal | None]
-) -> dict[Part, float]:
-    """How many utterances and positions each part of the loss is divided by, over all workers."""
-    local: dict[Part, float] = dict.fromkeys(student.criterion.weights, 0.0)
-    for micro, signal in zip(update.micro_batches, signals, strict=True):
-        if not micro.ghost:
-            counts = student.criterion.counts(
-                references=micro.batch.references,
-                signal=signal,
-                frames=_frames(student.model, micro),
-            )
-            for part in local:
-                local[part] += counts[part]
-    return dict(zip(local, student.collective.sum(list(local.values())), strict=True))
+def _await_signals(student: Student, progress: Progress, update: Update) -> list[Signal | None]:
+    """The signals of an update; without a quorum of teachers, a checkpoint and the end.
 
-
-def _accumulate_gradients(
-    student: Student, update: Update, signals: list[Signal | None], counts: dict[Part, float]
-) -> dict[str, float]:
-    """Backward through every micro-batch; workers exchange gradients in the last one only.
-
-    Returns this worker's share of the loss, and the sums of its parts.
+    Every worker learns that one of them got none, so that they stop together.
     """
-    sums: dict[str, float] = {"loss": 0.0, **dict.fromkeys(student.criterion.weights, 0.0)}
-    last = len(update.micro_batches) - 1
-    student.forward.train()
-    for position, (micro, signal) in enumerate(zip(update.micro_batches, signals, strict=True)):
-        _seed(student.training.seed, update.index, student.collective.rank, position)
-        if student.collective.world > 1 and position < last:
-            with student.forward.no_sync():  # type: ignore[operator]
-                _backward(student, update, micro, signal, counts, sums)
-        else:
-            _backward(student, update, micro, signal, counts, sums)
-    return sums
-
-
-def _backward(
-    student: Student,
-    update: Update,
-    micro: MicroBatch,
-    signal: Signal | None,
-    counts: dict[Part, float],
-    sums: dict[str, float],
-) -> None:
-    ctc_logits, decoder_logits = student.forward(*_inputs(student, update, micro))
-    if micro.ghost:
-        (0.0 * (ctc_logits.float().mean() + decoder_logits.float().mean())).backward()
-        return
-    losses = student.criterion.losses(
-        ctc_logits=ctc_logits,
-        frames=_frames(student.model, micro),
-        decoder_logits=decoder_logits,
-        references=micro.batch.references,
-        signal=signal,
-    )
-    total = student.criterion.total(losses, counts)
-    # DDP averages gradients over workers, the loss is a sum over them.
-    (total * student.collective.world).backward()  # type: ignore[no-untyped-call]
-    sums["loss"] += float(total.detach())
-    for part in student.criterion.weights:
-        sums[part] += float(losses[part].sum.detach())
-
-
-def _inputs(
-    student: Student, update: Update, micro: MicroBatch
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    batch, device = micro.batch, student.device
-    lengths = batch.lengths.to(device)
-    normalized = student.model.normalize(batch.features.to(device), lengths)
-    if student.augment is not None:
-        normalized = spec_augment(
-            normalized,
-            lengths,
-            student.augment,
-            seed=student.training.seed,
-            utterance_ids=batch.utterance_ids,
-            epoch=update.epoch,
-            frame_shift_s=student.model.config.front_end.frame_shift_ms / 1000,
-        )
-    prefix: Labels = batch.references
-    return (
-        normalized,
-        lengths,
-        torch.from_numpy(prefix.ids).to(device),
-        torch.from_numpy(prefix.lengths).to(device),
-    )
-
-
-def _frames(model: RecognizerModel, micro: MicroBatch) -> IntArray:
-    """Encoder frames (B,) of a micro-batch, known before the forward pass."""
-    return np.array([model.output_frames(int(length)) for length in micro.batch.lengths])
-
-
-def _seed(seed: int, update: int, rank: int, position: int) -> None:
-    """Dropout depends on where we are, not on how we came here."""
-    text = f"{seed}/{update}/{rank}/{position}".encode()
-    torch.manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:7], "big"))
+    signals: list[Signal | None] = []
+    gone: TeachersGone | None = None
+    try:
+        signals = student.pipeline.collect(update, student.signal_timeout_s)
+    except TeachersGone as error:
+        gone = error
+    [without] = student.learner.collective.sum([0.0 if gone is None else 1.0])
+    if without:
+        student.save_state(progress)
+        raise TeachersGone(
+            f"{gone or 'another worker got no signal'}\nStopped before update {update.index + 1}, "
+            "with a checkpoint; the same command goes on from there, with all teachers again."
+        ) from gone
+    return signals
 
 
 def _skip(
-    student: Student, progress: Progress, update: Update, loss: float, grad_norm: float
+    student: Student,
+    progress: Progress,
+    update: Update,
+    loss: float,
+    grad_norm: float,
+    folder: Path,
 ) -> None:
     progress.skipped_in_a_row += 1
     student.reporter.event(
@@ -259,17 +177,21 @@ def _skip(
         loss=repr(loss),
         grad_norm=repr(grad_norm),
         utterance_ids=list(update.utterance_ids),
+        folder=str(folder),
     )
     logger.warning(
-        "update %d skipped: loss %s, gradient norm %s", update.index + 1, loss, grad_norm
-    )
+        "update %d skipped: loss %s, gradient norm %s; look into it by `kd-ray replay %s`",
+        update.index + 1, loss, grad_norm, folder / "replay.yaml",
+    )  # fmt: skip
     if progress.skipped_in_a_row > student.training.max_skipped_updates:
         raise TrainingStopped(
             f"{progress.skipped_in_a_row} updates in a row had a loss or gradient that is not "
-            f"finite (the last one: update {update.index + 1}; its utterances stand in "
-            "events.jsonl). The same command goes on from the last checkpoint and comes to the "
-            "same update; lower training.optimizer.lr or training.optimizer.max_grad_norm, or "
-            "take the utterances out of the manifest."
+            f"finite, the last one: update {update.index + 1}. What it consisted of is in "
+            f"{folder}; see which utterances and parameters it comes from with\n"
+            f"    kd-ray replay {folder / 'replay.yaml'}\n"
+            "The same command goes on from the last checkpoint and comes to the same update; give "
+            "the run another name and lower training.optimizer.lr or "
+            "training.optimizer.max_grad_norm, or take the utterances out of the manifest."
         )
 
 
@@ -282,8 +204,8 @@ def _is_validated(student: Student, update: Update) -> bool:
 def validate(student: Student, progress: Progress, update: Update) -> None:
     """Error rates on the validation split; keeps the model if it is the best so far."""
     started = time.perf_counter()
-    student.forward.eval()
-    scores = student.validation.run(student.model, student.collective)
+    student.learner.forward.eval()
+    scores = student.validation.run(student.learner.model, student.learner.collective)
     error = scores["error_rate"]
     student.schedule.validated(error)
     if error < progress.best_error:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +23,26 @@ from kd_ray.core.contracts import (
     Wanted,
     handshake,
 )
-from kd_ray.core.criteria import Criterion, DistillationCriterion, SupervisedCriterion
 from kd_ray.core.schedules import Schedule
-from kd_ray.evaluation.run_folder import RunFolder
+from kd_ray.evaluation.run_folder import RunFolder, RunFolderError
 from kd_ray.evaluation.system import resolve_checkpoint
 from kd_ray.models.checkpoint import load_encoder, save_model
 from kd_ray.models.recognizer import RecognizerModel
 from kd_ray.speech.batches import GlobalBatches
 from kd_ray.speech.checks import check_rows, good_rows
 from kd_ray.speech.features import SAMPLE_RATE, LogMelExtractor
-from kd_ray.speech.manifest import Utterance, read_manifest
+from kd_ray.speech.manifest import Utterance, manifest_digest, read_manifest
 from kd_ray.speech.tokens import Tokens
 from kd_ray.students.checkpoints import TrainingCheckpoints
 from kd_ray.students.collective import Collective
+from kd_ray.students.criterion import build_criterion
 from kd_ray.students.data import Batch, SpeechData, channel_statistics
-from kd_ray.students.loop import Progress, Student, TeacherForcing, train
+from kd_ray.students.loop import Progress, Student, train
 from kd_ray.students.optim import build_optimizer
 from kd_ray.students.pipeline import Pipeline
+from kd_ray.students.replay import dump_update
 from kd_ray.students.signal_statistics import SignalStatistics
+from kd_ray.students.step import Learner, TeacherForcing
 from kd_ray.students.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -223,9 +226,14 @@ def build_student(
     progress = Progress()
     if collective.rank == 0:
         checkpoints.clean()
+    made_of = {
+        "training_data": manifest_digest(splits["train"].utterances),
+        "teachers": [each.digest for each in source.describe().teachers] if source else [],
+    }
     latest = checkpoints.latest()
     if latest is not None:
         state = checkpoints.restore(latest, model, optimizer)
+        _same_making(run, state.get("made_of", made_of), made_of)
         schedule.load_dict(state["schedule"])
         statistics = SignalStatistics(**state["progress"].pop("statistics"))
         if collective.rank:
@@ -250,7 +258,7 @@ def build_student(
 
     def save_best(error: float, epoch: int) -> None:
         if collective.rank == 0:
-            extra = {"error_rate": error, "epoch": epoch, "run": config.name}
+            extra = {"error_rate": error, "epoch": epoch, "run": config.name, **made_of}
             save_model(run.path / "model", model, tokens=tokens.to_dict(), extra=extra)
 
     def save_state(progress: Progress) -> None:
@@ -260,14 +268,22 @@ def build_student(
                 "update": progress.update,
                 "progress": {**asdict(progress), "statistics": asdict(totals)},
                 "schedule": schedule.to_dict(),
+                "made_of": made_of,
             }
             checkpoints.save(model, optimizer, tokens=tokens.to_dict(), state=state)
         collective.barrier()
 
-    student = Student(
+    learner = Learner(
         model=model,
         forward=collective.wrap(TeacherForcing(model)),
-        criterion=_criterion(config, tokens),
+        criterion=build_criterion(config, tokens),
+        collective=collective,
+        augment=config.data.augment,
+        device=device,
+        seed=training.seed,
+    )
+    student = Student(
+        learner=learner,
         optimizer=optimizer,
         schedule=schedule,
         pipeline=pipeline,
@@ -275,25 +291,34 @@ def build_student(
             splits["valid"], 2 * config.data.batches.batch_size, device, training.select_by
         ),
         checkpoints=checkpoints,
-        collective=collective,
         reporter=reporter,
         training=training,
-        augment=config.data.augment,
-        device=device,
         num_teachers=len(source.describe().teachers) if source is not None else 0,
         trust=_trust(config),
         signal_timeout_s=deadline_s + 30.0,
         save_best=save_best,
         save_state=save_state,
+        dump=partial(dump_update, run, config, learner, tokens),
         on_epoch=on_epoch,
     )
     return student, progress
 
 
-def _criterion(config: TrainConfig | DistillConfig, tokens: Tokens) -> Criterion:
-    if isinstance(config, DistillConfig):
-        return DistillationCriterion(config.distillation, blank=tokens.blank, eos=tokens.eos)
-    return SupervisedCriterion(config.loss, blank=tokens.blank, eos=tokens.eos)
+def _same_making(run: RunFolder, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """A run goes on with the data and the teachers that it began with, or not at all."""
+    words = {"training_data": "training manifest (data.train)", "teachers": "teachers"}
+    changed = [
+        f"{words[key]}: digest {before[key]} before, {now[key]} now"
+        for key in words
+        if before[key] != now[key]
+    ]
+    if changed:
+        lines = "\n  ".join(changed)
+        raise RunFolderError(
+            f"{run.path} has a checkpoint that was made of other things:\n  {lines}\n"
+            "Bring them back, give this run another name (name=...), or remove the folder to start "
+            "over."
+        )
 
 
 def _trust(config: TrainConfig | DistillConfig) -> Trust:
@@ -318,8 +343,8 @@ def _summary(
         "best_epoch": progress.best_epoch,
         "updates": progress.update,
         "seconds": progress.seconds,
-        "workers": student.collective.world,
-        "parameters": sum(each.numel() for each in student.model.parameters()),
+        "workers": student.learner.collective.world,
+        "parameters": sum(each.numel() for each in student.learner.model.parameters()),
     }
     if isinstance(config, DistillConfig):
         summary |= progress.statistics.summary()

@@ -1,0 +1,153 @@
+"""One update's gradients: global counts, then forward and backward through every micro-batch.
+
+Everything random depends on (seed, update, worker, micro-batch), so that the same step can be taken
+again: by a resumed run, and by `students.replay`.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kd_ray.config.data import SpecAugment
+from kd_ray.core.contracts import Signal
+from kd_ray.core.criteria import Criterion, Part
+from kd_ray.core.losses import LossSum
+from kd_ray.core.targets import IntArray
+from kd_ray.models.recognizer import RecognizerModel
+from kd_ray.speech.features import spec_augment
+from kd_ray.students.collective import Collective
+from kd_ray.students.pipeline import MicroBatch, Update
+
+OnLosses = Callable[[MicroBatch, Mapping[str, LossSum]], None]
+
+
+class TeacherForcing(nn.Module):
+    """The student's training forward pass, as one module for DDP."""
+
+    def __init__(self, model: RecognizerModel):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, normalized: Tensor, lengths: Tensor, prefix: Tensor, prefix_lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(B, T, F) features to CTC logits (B, T', V) and decoder logits (B, U, V)."""
+        encoded = self.model.encode(normalized, lengths)
+        decoder_logits = self.model.decoder_logits(encoded, prefix, prefix_lengths)
+        return self.model.ctc_logits(encoded), decoder_logits
+
+
+@dataclass
+class Learner:
+    """What turns micro-batches and signals into gradients, on one worker."""
+
+    model: RecognizerModel
+    forward: nn.Module
+    """`TeacherForcing` around the model, wrapped for the group of workers."""
+    criterion: Criterion
+    collective: Collective
+    augment: SpecAugment | None
+    device: torch.device
+    seed: int
+
+    def global_counts(self, update: Update, signals: Sequence[Signal | None]) -> dict[Part, float]:
+        """Utterances and positions that each part of the loss is divided by, over all workers."""
+        local: dict[Part, float] = dict.fromkeys(self.criterion.weights, 0.0)
+        for micro, signal in zip(update.micro_batches, signals, strict=True):
+            if not micro.ghost:
+                counts = self.criterion.counts(
+                    references=micro.batch.references, signal=signal, frames=self._frames(micro)
+                )
+                for part in local:
+                    local[part] += counts[part]
+        return dict(zip(local, self.collective.sum(list(local.values())), strict=True))
+
+    def accumulate_gradients(
+        self,
+        update: Update,
+        signals: Sequence[Signal | None],
+        counts: Mapping[Part, float],
+        *,
+        on_losses: OnLosses | None = None,
+    ) -> dict[str, float]:
+        """Backward through every micro-batch; workers exchange gradients in the last one only.
+
+        Returns this worker's share of the loss, and the sums of its parts. `on_losses` sees each
+        micro-batch's losses before their gradients are taken.
+        """
+        sums: dict[str, float] = {"loss": 0.0, **dict.fromkeys(self.criterion.weights, 0.0)}
+        last = len(update.micro_batches) - 1
+        self.forward.train()
+        for position, (micro, signal) in enumerate(zip(update.micro_batches, signals, strict=True)):
+            _seed(self.seed, update.index, self.collective.rank, position)
+            if self.collective.world > 1 and position < last:
+                with self.forward.no_sync():  # type: ignore[operator]
+                    self._backward(update, micro, signal, counts, sums, on_losses)
+            else:
+                self._backward(update, micro, signal, counts, sums, on_losses)
+        return sums
+
+    def _backward(
+        self,
+        update: Update,
+        micro: MicroBatch,
+        signal: Signal | None,
+        counts: Mapping[Part, float],
+        sums: dict[str, float],
+        on_losses: OnLosses | None,
+    ) -> None:
+        ctc_logits, decoder_logits = self.forward(*self._inputs(update, micro))
+        if micro.ghost:
+            (0.0 * (ctc_logits.float().mean() + decoder_logits.float().mean())).backward()
+            return
+        losses = self.criterion.losses(
+            ctc_logits=ctc_logits,
+            frames=self._frames(micro),
+            decoder_logits=decoder_logits,
+            references=micro.batch.references,
+            signal=signal,
+        )
+        if on_losses is not None:
+            on_losses(micro, losses)
+        total = self.criterion.total(losses, counts)
+        # DDP averages gradients over workers, the loss is a sum over them.
+        (total * self.collective.world).backward()  # type: ignore[no-untyped-call]
+        sums["loss"] += float(total.detach())
+        for part in self.criterion.weights:
+            sums[part] += float(losses[part].sum.detach())
+
+    def _inputs(self, update: Update, micro: MicroBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        batch = micro.batch
+        lengths = batch.lengths.to(self.device)
+        normalized = self.model.normalize(batch.features.to(self.device), lengths)
+        if self.augment is not None:
+            normalized = spec_augment(
+                normalized,
+                lengths,
+                self.augment,
+                seed=self.seed,
+                utterance_ids=batch.utterance_ids,
+                epoch=update.epoch,
+                frame_shift_s=self.model.config.front_end.frame_shift_ms / 1000,
+            )
+        prefix = batch.references
+        return (
+            normalized,
+            lengths,
+            torch.from_numpy(prefix.ids).to(self.device),
+            torch.from_numpy(prefix.lengths).to(self.device),
+        )
+
+    def _frames(self, micro: MicroBatch) -> IntArray:
+        """Encoder frames (B,) of a micro-batch, known before the forward pass."""
+        return np.array([self.model.output_frames(int(length)) for length in micro.batch.lengths])
+
+
+def _seed(seed: int, update: int, rank: int, position: int) -> None:
+    """Dropout depends on where we are, not on how we came here."""
+    text = f"{seed}/{update}/{rank}/{position}".encode()
+    torch.manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:7], "big"))

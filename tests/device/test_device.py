@@ -1,0 +1,78 @@
+"""The same numbers on an accelerator: `pytest -m gpu --device cuda` (`--device cpu` rehearses)."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from source_losses import request_for, rows_of, update_loss
+
+from kd_ray.evaluation.decode import decode_utterances
+from kd_ray.evaluation.run_folder import RunFolder, read_json_lines
+from kd_ray.evaluation.system import load_system
+from kd_ray.students.collective import Alone
+from kd_ray.students.session import run_session
+from kd_ray.teachers.local_source import LocalSource
+from kd_ray.teachers.teacher import load_teachers
+
+pytestmark = pytest.mark.gpu
+
+TOLERANCE = 1e-3
+"""Convolutions and recurrences add in another order there, and may use TF32."""
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_root):
+    return [tiny_root / "teachers" / f"t{number}" for number in range(3)]
+
+
+def signal_of(folders, device, request):
+    source = LocalSource(load_teachers(folders, device))
+    try:
+        return source.ask(request).result(60.0)
+    finally:
+        source.close()
+
+
+def test_teachers_say_the_same(tiny_root, folders, device):
+    config = tiny.distill_config(
+        "device-signals", "teachers.txt", teachers__strategy={"type": "weighted"}
+    )
+    request = request_for(config, tiny_root, rows_of(tiny_root)[:8])
+    here, there = (signal_of(folders, each, request) for each in ("cpu", device))
+    for position, length in enumerate(here.tokens.lengths):
+        mine, theirs = (np.exp(each.tokens.log_probs[position, :length]) for each in (here, there))
+        np.testing.assert_allclose(mine, theirs, atol=TOLERANCE)
+    np.testing.assert_array_equal(here.ctc_errors, there.ctc_errors)
+    losses = [update_loss(config, tiny_root, request, signal) for signal in (here, there)]
+    assert losses[0] == pytest.approx(losses[1], abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("rnn", ["gru", "ligru"])
+def test_students_take_the_same_steps(tiny_root, folders, device, rnn):
+    losses = {}
+    for each in ("cpu", device):
+        name = f"device-{rnn}-{each}-{len(losses)}"
+        config = tiny.distill_config(
+            name, "teachers.txt", **tiny.PLAIN_SGD, model__encoder__rnn=rnn,
+            training__max_updates=5, training__epochs=2,
+        )  # fmt: skip
+        source = LocalSource(load_teachers(folders, each))
+        RunFolder(tiny_root, name).open(config)
+        run_session(
+            config, root=tiny_root, collective=Alone(), device=torch.device(each), source=source
+        )
+        source.close()
+        lines = read_json_lines(tiny_root / "runs" / name / "metrics.jsonl")
+        losses[name] = [line["loss"] for line in lines if line["kind"] == "train"]
+    first, second = losses.values()
+    assert first == pytest.approx(second, rel=TOLERANCE)
+
+
+def test_systems_hear_the_same(tiny_root, folders, device):
+    rows = rows_of(tiny_root)[:8]
+    heard = []
+    for each in ("cpu", device):
+        system = load_system(folders[1], each)
+        hypotheses = decode_utterances(system.encode_waveforms, system.model, rows, tiny_root, 4)
+        heard.append({each.utterance_id: (each.ctc, each.attention) for each in hypotheses})
+    assert heard[0] == heard[1]
