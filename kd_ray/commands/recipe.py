@@ -1,8 +1,10 @@
 """`kd-ray recipe`: commands one after another, some side by side; `make demo` is one."""
 
 import logging
+import math
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from kd_ray.commands.watch import EpochWatcher
 from kd_ray.config.base import Section
 from kd_ray.config.commands import DistillConfig, RecipeConfig, RecipeStep, TrainConfig
 from kd_ray.config.load import load
+from kd_ray.config.teachers import PoolSource
 from kd_ray.evaluation.run_folder import RunFolder, write_json
 
 logger = logging.getLogger(__name__)
@@ -30,8 +33,7 @@ def recipe(config: RecipeConfig, root: Path) -> dict[str, float]:
     steps = [(step, [_load(task.config, task.overrides, root) for task in step.tasks])
              for step in config.steps]  # fmt: skip
     seconds: dict[str, float] = {}
-    widest = max(step.parallel for step in config.steps)
-    with ensure_ray(cpus=max(2, widest)):
+    with ensure_ray(cpus=max(os.cpu_count() or 1, 2, *(_cpus(*each) for each in steps))):
         for number, (step, tasks) in enumerate(steps, start=1):
             started = time.perf_counter()
             logger.info("\n[%d/%d] %s", number, len(steps), step.title)
@@ -73,6 +75,20 @@ def _run_step(step: RecipeStep, tasks: list[Section], root: Path) -> None:
     if failed:
         lines = "\n".join(f"  {name}: {error}" for name, error in failed.items())
         raise RecipeFailed(f"step {step.title!r}: {len(failed)} tasks failed:\n{lines}")
+
+
+def _cpus(step: RecipeStep, tasks: Sequence[Section]) -> int:
+    """Logical CPUs that the step's widest tasks take side by side, pool hosts and workers too."""
+    return sum(sorted(map(_task_cpus, tasks))[-step.parallel :])
+
+
+def _task_cpus(task: Section) -> int:
+    cpus = 1.0
+    if isinstance(task, TrainConfig | DistillConfig) and task.workers.count > 1:
+        cpus += task.workers.count * task.workers.cpus
+    if isinstance(task, DistillConfig) and isinstance(task.teachers.source, PoolSource):
+        cpus += task.teachers.source.hosts * task.teachers.source.cpus_per_host
+    return math.ceil(cpus)
 
 
 def _is_finished(task: Section, root: Path) -> bool:

@@ -190,6 +190,7 @@ def test_the_recipe_runs_from_nothing_and_repeats_its_table(root, tmp_path):
             "source": {"type": "store", "path": "runs/d/store"},
         },
     }
+    pooled = {**distill["teachers"], "source": {"type": "pool", "hosts": 2}}
     files = {
         "corpus": {"command": "prepare", "folder": "data/demo", "corpus": corpus},
         "teachers": {
@@ -207,6 +208,7 @@ def test_the_recipe_runs_from_nothing_and_repeats_its_table(root, tmp_path):
         },
         "none": base,
         "weighted": distill,
+        "pooled": {**distill, "name": "d/pooled", "teachers": pooled},
         "evaluate": {
             "command": "evaluate",
             "name": "d/evaluation",
@@ -241,7 +243,7 @@ def test_the_recipe_runs_from_nothing_and_repeats_its_table(root, tmp_path):
             step("corpus"),
             step("teachers"),
             step("store"),
-            step("none", "weighted", parallel=2),
+            step("none", "pooled", "weighted", parallel=2),
             step("evaluate"),
             step("report"),
         ],
@@ -252,6 +254,10 @@ def test_the_recipe_runs_from_nothing_and_repeats_its_table(root, tmp_path):
     labels = [row["label"] for row in table]
     assert {"a", "b", "none", "weighted"} <= set(labels)
     assert "weighted" in output
+    # A pool started by a task that runs beside another one.
+    pooled_summary = RunFolder(demo, "d/pooled").summary()
+    assert pooled_summary["source"] == "pool"
+    assert pooled_summary["signal"]["missing_teacher_answers"] == 0
     page = (demo / "runs" / "d" / "report.html").read_text()
     assert "<svg" in page
     assert "https://" not in page.replace("http://www.w3.org", "")
