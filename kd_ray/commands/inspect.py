@@ -187,7 +187,13 @@ def _decode(system: System, utterance: Utterance, root: Path) -> dict[str, str]:
 
 def _show(found: Inspection, config: DistillConfig) -> None:
     console = Console()
-    console.print(f"[bold]{found.utterance_id}[/bold]  strategy {config.teachers.strategy}")
+    strategy = config.teachers.strategy.model_dump(exclude={"type"}, exclude_none=True)
+    settings = ", ".join(f"{name} {value}" for name, value in strategy.items())
+    console.print(
+        f"[bold]{found.utterance_id}[/bold]  strategy {config.teachers.strategy.type}"
+        + (f" ({settings})" if settings else ""),
+        highlight=False,
+    )
     console.print(f"reference  {found.reference}", highlight=False)
     table = Table()
     for title in ("teacher", "weight ctc", "weight dec.", "err. ctc", "err. dec.", "ctc output"):
