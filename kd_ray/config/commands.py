@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from kd_ray.config.base import Section
 from kd_ray.config.data import AudioChecks, Corpus, Data, TextColumn, TokensFromTraining
-from kd_ray.config.model import Recognizer
+from kd_ray.config.model import Model, Recognizer
 from kd_ray.config.teachers import Distillation, Teachers
 from kd_ray.config.training import Supervised, Training, Workers
 
@@ -32,7 +32,7 @@ class TrainConfig(Section):
     command: Literal["train"]
     name: Name
     data: Data
-    model: Recognizer = Recognizer()
+    model: Model = Recognizer()
     loss: Supervised = Supervised()
     training: Training = Training()
     workers: Workers = Workers()
@@ -95,7 +95,7 @@ class DistillConfig(Section):
     command: Literal["distill"]
     name: Name
     data: Data
-    model: Recognizer = Recognizer()
+    model: Model = Recognizer()
     teachers: Teachers
     distillation: Distillation = Distillation()
     training: Training = Training()
@@ -211,7 +211,7 @@ class BenchStepConfig(Section):
     command: Literal["bench"]
     name: Name = "bench/step"
     data: Data
-    model: Recognizer = Recognizer()
+    model: Model = Recognizer()
     teachers: Teachers
     distillation: Distillation = Distillation()
     teacher_counts: tuple[int, ...] = (1, 10)

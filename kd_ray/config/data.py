@@ -129,6 +129,11 @@ class Data(Section):
     tokens: str
     """Token file made by `kd-ray prepare`."""
     column: TextColumn = "phones"
+    """What the model learns to write."""
+    source_column: TextColumn = "transcript"
+    """What a model of type text_to_text reads."""
+    source_tokens: str | None = None
+    """Token file of `source_column`, for such a model."""
     batches: Batches = Batches()
     augment: SpecAugment | None = SpecAugment()
     """The student's own augmentation of its features; null: none."""

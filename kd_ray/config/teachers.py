@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from kd_ray.config.base import Section
+from kd_ray.config.data import TextColumn
 
 Trust = Literal["ctc_greedy", "teacher_forced"]
 """Which error rate says how far a teacher is trusted on an utterance.
@@ -89,6 +90,8 @@ class Teachers(Section):
     With a store it may be left out: every teacher of the store.
     """
     source: Source = LocalSource()
+    reads: TextColumn | None = None
+    """The manifest column that text teachers (translation experts) read; null: they hear."""
     strategy: Strategy = Weighted()
     dtype: Literal["float32", "float16"] = "float32"
     """To which teachers' log-probabilities are rounded before fusing; the store has its own."""

@@ -197,3 +197,8 @@ class Tokens:
             return cls.from_dict(content)
         except TokensError as error:
             raise TokensError(f"token file {path}: {error}") from error
+
+
+def source_ids(tokens: Tokens, text: str) -> list[int]:
+    """What a text reader is fed: the tokens of a text and the end symbol, so never nothing."""
+    return [*tokens.encode(text), tokens.eos]

@@ -58,6 +58,7 @@ class Dump(Protocol):
         signals: Sequence[Signal | None],
         counts: Mapping[Part, float],
         *,
+        alpha: float | None,
         loss: float,
         grad_norm: float,
     ) -> Path:
@@ -80,6 +81,8 @@ class Student:
     num_teachers: int
     trust: Trust
     signal_timeout_s: float
+    alpha: Callable[[Update], float | None]
+    """The teachers' share of the loss, where it is scheduled."""
     save_best: Callable[[float, int], None]
     save_state: Callable[[Progress], None]
     dump: Dump
@@ -92,7 +95,7 @@ def train(student: Student, progress: Progress) -> Progress:
         started = time.perf_counter()
         figures = take_update(student, progress, update)
         progress.update = update.index + 1
-        progress.seconds += time.perf_counter() - started + update.data_s
+        progress.seconds += time.perf_counter() - started + update.data_s + update.rollout_s
         student.reporter.metrics({"kind": "train", **figures})
         if update.ends_epoch and _is_validated(student, update):
             validate(student, progress, update)
@@ -113,7 +116,8 @@ def take_update(student: Student, progress: Progress, update: Update) -> dict[st
     lr = student.training.optimizer.lr * student.schedule.multiplier(update.index)
     set_lr(student.optimizer, lr)
     counts = learner.global_counts(update, signals)
-    sums = learner.accumulate_gradients(update, signals, counts)
+    alpha = student.alpha(update)
+    sums = learner.accumulate_gradients(update, signals, counts, alpha=alpha)
     grad_norm = nn.utils.clip_grad_norm_(
         learner.model.parameters(), student.training.optimizer.max_grad_norm
     )
@@ -124,7 +128,9 @@ def take_update(student: Student, progress: Progress, update: Update) -> dict[st
         student.optimizer.step()
         progress.skipped_in_a_row = 0
     else:
-        folder = student.dump(update, signals, counts, loss=loss, grad_norm=float(grad_norm))
+        folder = student.dump(
+            update, signals, counts, alpha=alpha, loss=loss, grad_norm=float(grad_norm)
+        )
         _skip(student, progress, update, loss, float(grad_norm), folder)
     student.optimizer.zero_grad(set_to_none=True)
     return {
@@ -136,6 +142,7 @@ def take_update(student: Student, progress: Progress, update: Update) -> dict[st
         "grad_norm": float(grad_norm),
         "utterances": len(update.utterance_ids),
         "data_s": update.data_s,
+        "rollout_s": update.rollout_s,
         "teacher_wait_s": update.teacher_wait_s,
         "student_s": time.perf_counter() - started,
     }

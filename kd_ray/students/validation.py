@@ -10,7 +10,7 @@ from kd_ray.core.scores import edit_errors
 from kd_ray.evaluation.decode import decode_features
 from kd_ray.models.recognizer import RecognizerModel
 from kd_ray.students.collective import Collective
-from kd_ray.students.data import SpeechData
+from kd_ray.students.data import StudentData
 
 
 class Validation:
@@ -18,7 +18,7 @@ class Validation:
 
     def __init__(
         self,
-        data: SpeechData,
+        data: StudentData,
         batch_size: int,
         device: torch.device,
         select_by: Literal["attention", "ctc"],
@@ -27,7 +27,7 @@ class Validation:
         self.select_by = select_by
         self.batch_size = batch_size
         self.device = device
-        durations = data.durations_s
+        durations = data.sizes
         self._order = sorted(range(len(durations)), key=lambda row: (-durations[row], row))
 
     def run(self, model: RecognizerModel, collective: Collective) -> dict[str, float]:
@@ -53,6 +53,6 @@ class Validation:
             batch = self.data.batch(rows[start : start + self.batch_size], with_audio=False)
             yield (
                 batch.utterance_ids,
-                batch.features.to(self.device),
+                batch.inputs.to(self.device),
                 batch.lengths.to(self.device),
             )

@@ -38,7 +38,7 @@ def last_weights(root, name):
 
 def train_lines(root, name):
     lines = read_json_lines(root / "runs" / name / "metrics.jsonl")
-    timings = ("data_s", "teacher_wait_s", "student_s", "seconds")
+    timings = ("data_s", "rollout_s", "teacher_wait_s", "student_s", "seconds")
     return [{key: value for key, value in line.items() if key not in timings} for line in lines]
 
 
