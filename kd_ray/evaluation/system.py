@@ -54,11 +54,14 @@ def load_system(folder: Path, device: str | torch.device = "cpu") -> System:
     """Load a checkpoint folder, or the best model of a run folder."""
     checkpoint = resolve_checkpoint(folder)
     loaded = load_model(checkpoint, device=str(device))
+    model = loaded.model
+    if not isinstance(model, RecognizerModel):
+        raise UnusableSystem(f"{checkpoint} holds a {model.config.type} model, not a recogniser")
     tokens = Tokens.from_dict(loaded.tokens)
     return System(
-        model=loaded.model,
+        model=model,
         tokens=tokens,
-        extractor=LogMelExtractor(loaded.model.config.front_end),
+        extractor=LogMelExtractor(model.config.front_end),
         folder=checkpoint,
         digest=loaded.digest,
         name=system_name(checkpoint),
