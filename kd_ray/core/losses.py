@@ -47,7 +47,11 @@ class CtcLossSum(LossSum):
 
 @dataclass(frozen=True, eq=False)
 class TokenTensors:
-    """A `TokenTarget` on a device; `longest` and `positions` are known without asking it."""
+    """A `TokenTarget` on a device; `longest` and `positions` are known without asking it.
+
+    `closed`: sparse, and no token beyond the kept ones has any mass (`renormalise_top_k`), so that
+    the losses need not look at the others one by one.
+    """
 
     log_probs: Tensor
     lengths: Tensor
@@ -55,6 +59,7 @@ class TokenTensors:
     log_tail: Tensor | None
     longest: int
     positions: int
+    closed: bool = False
 
 
 def token_tensors(target: TokenTarget, device: torch.device | str = "cpu") -> TokenTensors:
@@ -64,6 +69,8 @@ def token_tensors(target: TokenTarget, device: torch.device | str = "cpu") -> To
         # torch.tensor copies: targets are read-only views of somebody else's memory.
         return None if array is None else torch.tensor(array).to(device)
 
+    valid = np.arange(target.log_probs.shape[1]) < np.asarray(target.lengths)[:, None]
+    closed = target.log_tail is not None and bool(np.isneginf(target.log_tail[valid]).all())
     return TokenTensors(
         log_probs=torch.tensor(target.log_probs).to(device),
         lengths=torch.tensor(target.lengths, dtype=torch.int64).to(device),
@@ -71,6 +78,7 @@ def token_tensors(target: TokenTarget, device: torch.device | str = "cpu") -> To
         log_tail=move(target.log_tail),
         longest=int(target.lengths.max(initial=0)),
         positions=int(target.lengths.sum()),
+        closed=closed,
     )
 
 
@@ -290,18 +298,22 @@ def _align(
     keep = torch.arange(length, device=student_logits.device) < target.lengths[:, None]
     student = _masked(student_logits[:, :length], keep)
     log_p = target.log_probs[:, :length]
-    if target.log_tail is not None and target.log_probs.shape[-1] < vocabulary:
+    tail_counts = not target.closed and target.log_probs.shape[-1] < vocabulary
+    if target.log_tail is not None and tail_counts:
         log_p = torch.cat([log_p, target.log_tail[:, :length, None]], dim=-1)
     log_p = torch.where(keep[..., None], log_p.to(student.dtype), 0.0)
-    return student / temperature, keep, log_p
+    return student if temperature == 1.0 else student / temperature, keep, log_p
 
 
 def _student_outcomes(student: Tensor, keep: Tensor, target: TokenTensors) -> Tensor:
     """The student's log-probabilities of the target's outcomes."""
-    log_q = torch.log_softmax(student, dim=-1)
     if target.ids is None:
-        return log_q
+        return torch.log_softmax(student, dim=-1)
     ids = torch.where(keep[..., None], target.ids[:, : target.longest], 0)
+    if target.closed:
+        # No log-probability of any other token is needed: half the memory of a log-softmax.
+        return student.gather(-1, ids) - student.logsumexp(dim=-1, keepdim=True)
+    log_q = torch.log_softmax(student, dim=-1)
     kept = log_q.gather(-1, ids)
     if target.ids.shape[-1] >= log_q.shape[-1]:
         return kept  # every token is kept: there is no tail
