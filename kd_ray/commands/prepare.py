@@ -1,16 +1,16 @@
 """`kd-ray prepare`: a corpus becomes checked Parquet manifests and a token file."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kd_ray.config.commands import PrepareConfig
-from kd_ray.config.data import DemoCorpus, LhotseCorpus, ManifestCorpus
+from kd_ray.config.data import DemoCorpus, LhotseCorpus, ManifestCorpus, TokensFromTraining
 from kd_ray.speech.audio import read_duration_s
 from kd_ray.speech.checks import BadRow, BadRowsError, check_rows, good_rows
 from kd_ray.speech.manifest import Utterance, manifest_digest, read_manifest, write_manifest
-from kd_ray.speech.tokens import Tokens
+from kd_ray.speech.tokens import Tokens, TokensError
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +20,11 @@ SUPERVISED = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was written: split name to manifest, and the token file."""
+    """What was written: split name to manifest, and the token files."""
 
     manifests: dict[str, Path]
     tokens: Path
+    inventories: dict[str, Path]
     rows: dict[str, int]
     bad_rows: dict[str, list[BadRow]]
 
@@ -36,14 +37,23 @@ def prepare(config: PrepareConfig, root: Path) -> Prepared:
     """Make manifests and tokens in `config.folder`.
 
     Raises:
-        UnusableCorpus: rows that cannot be used, all of them, where `on_bad_row` is `fail`.
+        UnusableCorpus: rows that cannot be used, all of them, where `on_bad_row` is `fail`; or an
+            inventory of a split that the corpus does not have.
+        TokensError: texts that do not give the tokens asked for.
     """
     folder = root / config.folder
     sources = _sources(config, folder, root)
     rows = {name: read_manifest(path, allow_duplicate_ids=True) for name, path in sources.items()}
-    unit, column = config.tokens.unit, config.tokens.column
-    texts = [text for row in rows["train"] if (text := row.text(column))]
-    tokens = Tokens.train(texts, unit)
+    tokens = _train(config.tokens, rows, "tokens")
+    inventories = {
+        name: _train(wanted, rows, f"inventories.{name}")
+        for name, wanted in config.inventories.items()
+    }
+    further = {
+        wanted.column: inventories[name]
+        for name, wanted in config.inventories.items()
+        if wanted.column != config.tokens.column
+    }
     bad_rows: dict[str, list[BadRow]] = {}
     for name, utterances in rows.items():
         supervised = name in SUPERVISED
@@ -51,7 +61,8 @@ def prepare(config: PrepareConfig, root: Path) -> Prepared:
             utterances,
             root=root,
             tokens=tokens if supervised else None,
-            column=column if supervised else None,
+            column=config.tokens.column if supervised else None,
+            further_texts=further if supervised else None,
             checks=config.checks,
             frames_for=None,
             read_audio=not isinstance(config.corpus, DemoCorpus),
@@ -72,14 +83,42 @@ def prepare(config: PrepareConfig, root: Path) -> Prepared:
         name: _write(folder / f"{name}.parquet", utterances) for name, utterances in kept.items()
     }
     tokens.save(folder / "tokens.json")
+    token_files = {name: folder / f"tokens_{name}.json" for name in inventories}
+    for name, inventory in inventories.items():
+        inventory.save(token_files[name])
     for name, path in manifests.items():
         seconds = sum(row.duration_s or 0.0 for row in kept[name])
         speech = f"{seconds / 60:.1f} min of speech" if seconds else "text only"
         logger.info("%-12s %6d rows, %s: %s", name, len(kept[name]), speech, path)
-    logger.info("%-12s %6d %s: %s", "tokens", len(tokens), unit, folder / "tokens.json")
+    for path, inventory in [
+        (folder / "tokens.json", tokens),
+        *((token_files[name], inventory) for name, inventory in inventories.items()),
+    ]:
+        logger.info("%-12s %6d %s: %s", "tokens", len(inventory), inventory.unit, path)
     return Prepared(
-        manifests, folder / "tokens.json", {name: len(kept[name]) for name in kept}, bad_rows
+        manifests,
+        folder / "tokens.json",
+        token_files,
+        {name: len(kept[name]) for name in kept},
+        bad_rows,
     )
+
+
+def _train(wanted: TokensFromTraining, rows: Mapping[str, Sequence[Utterance]], key: str) -> Tokens:
+    unknown = sorted(set(wanted.splits) - set(rows))
+    if unknown:
+        raise UnusableCorpus(
+            f"{key}.splits names {unknown}; the corpus has the splits {sorted(rows)}"
+        )
+    texts = [
+        text for split in wanted.splits for row in rows[split] if (text := row.text(wanted.column))
+    ]
+    try:
+        return Tokens.train(texts, wanted.unit, wanted.size)
+    except TokensError as error:
+        raise TokensError(
+            f"{key} (column {wanted.column} of {', '.join(wanted.splits)}): {error}"
+        ) from error
 
 
 def _sources(config: PrepareConfig, folder: Path, root: Path) -> dict[str, Path]:

@@ -13,6 +13,8 @@ from kd_ray.config.training import Supervised, Training, Workers
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")]
 """Letters, digits, dot, dash, underscore; a slash makes a sub-folder of `runs/`."""
 
+InventoryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
 
 class PrepareConfig(Section):
     """`kd-ray prepare`: manifests and tokens from a corpus."""
@@ -22,6 +24,9 @@ class PrepareConfig(Section):
     """Where manifests, audio and token file are written."""
     corpus: Corpus
     tokens: TokensFromTraining = TokensFromTraining()
+    """What `tokens.json` holds."""
+    inventories: dict[InventoryName, TokensFromTraining] = Field(default_factory=dict)
+    """Further token files by name: `tokens_<name>.json` beside `tokens.json`."""
     checks: AudioChecks = AudioChecks()
     on_bad_row: Literal["fail", "skip"] = "fail"
 

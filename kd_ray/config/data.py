@@ -6,8 +6,9 @@ from pydantic import Field, model_validator
 
 from kd_ray.config.base import Section
 
-Unit = Literal["phones", "words", "characters"]
-"""What one token is. `phones` and `words` split the text at white space."""
+Unit = Literal["phones", "words", "characters", "sentencepiece"]
+"""What one token is. `phones` and `words` split the text at white space; `sentencepiece` trains a
+unigram model."""
 
 TextColumn = Literal["phones", "transcript", "translation"]
 """The manifest column that a model learns to write."""
@@ -71,11 +72,24 @@ Corpus = Annotated[DemoCorpus | ManifestCorpus | LhotseCorpus, Field(discriminat
 
 
 class TokensFromTraining(Section):
-    """Collect the symbols from the training split: phones, words or characters."""
+    """Collect the symbols from the training split: phones, words, characters or pieces."""
 
     type: Literal["train"] = "train"
     unit: Unit = "phones"
     column: TextColumn = "phones"
+    size: int | None = Field(None, ge=1)
+    """Pieces that `sentencepiece` learns; 3 special tokens and 256 bytes come on top."""
+    splits: tuple[str, ...] = Field(("train",), min_length=1)
+    """Splits whose texts are used; rows without the text are passed over."""
+
+    @model_validator(mode="after")
+    def _size_goes_with_sentencepiece(self) -> Self:
+        if (self.unit == "sentencepiece") != (self.size is not None):
+            raise ValueError(
+                f"unit {self.unit} with size {self.size}: size is for the unit sentencepiece, "
+                "which needs it"
+            )
+        return self
 
 
 class AudioChecks(Section):

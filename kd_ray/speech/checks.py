@@ -1,7 +1,7 @@
 """What is wrong with a manifest's rows: found before a run, all at once, with reasons."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -90,6 +90,7 @@ def check_rows(
     frames_for: Callable[[float], int] | None,
     read_audio: bool,
     needs_audio: bool = True,
+    further_texts: Mapping[TextColumn, Tokens] | None = None,
 ) -> list[BadRow]:
     """Every fault of every row, in the order of the rows.
 
@@ -107,6 +108,7 @@ def check_rows(
         read_audio: also decode every file: finds NaN and broken files, costs time. Otherwise
             only headers are read.
         needs_audio: a row without audio is bad; False lets text-only rows pass.
+        further_texts: more columns whose text must be there, with their inventories.
     """
     faults: list[list[str]] = [[] for _ in utterances]
     first_row: dict[str, int] = {}
@@ -123,6 +125,8 @@ def check_rows(
             if frames_for is not None and duration_s is not None:
                 frames = frames_for(duration_s)
             faults[row].extend(_text_faults(utterance, column, tokens, frames))
+        for name, inventory in (further_texts or {}).items():
+            faults[row].extend(_text_faults(utterance, name, inventory, None))
     return [
         BadRow(utterance.id, reason, row)
         for row, utterance in enumerate(utterances)
