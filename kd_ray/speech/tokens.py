@@ -101,7 +101,7 @@ class Tokens:
         except PiecesError as error:
             raise TokensError(str(error)) from error
         missing = sorted(set(pieces) - set(self.symbols))
-        if missing and UNKNOWN not in self.symbols:
+        if missing and self._unknown is None:
             raise TokensError(
                 f"{len(missing)} pieces of the SentencePiece model are not in the inventory, the "
                 f"first is {missing[0]!r}; model and inventory belong to different runs"
@@ -137,6 +137,40 @@ class Tokens:
             raise TokensError(f"the texts hold {clash}, which are names of special tokens")
         return cls(unit, SPECIALS + tuple(sorted(found)))
 
+    @classmethod
+    def from_fairseq(cls, dictionary: Path, sentencepiece_model: Path | None) -> Self:
+        """Take over a fairseq dictionary: kd_ray's special symbols, `<unk>`, then its entries.
+
+        fairseq's own four special symbols stand in no dictionary file; kd_ray's entries from id 4
+        on are fairseq's from id 4 on, in the same order.
+
+        Args:
+            dictionary: `dict.txt`: an entry and a count on each line.
+            sentencepiece_model: what cuts texts into entries; None: entries are words.
+
+        Raises:
+            TokensError: files that are missing or hold something else.
+        """
+        try:
+            lines = dictionary.read_text(encoding="utf-8").split("\n")
+            model = None if sentencepiece_model is None else sentencepiece_model.read_bytes()
+        except (OSError, UnicodeDecodeError) as error:
+            raise TokensError(f"fairseq dictionary cannot be imported: {error}") from error
+        entries = []
+        for number, line in enumerate(lines, start=1):
+            fields = line.removesuffix(" #fairseq:overwrite").rsplit(" ", 1)
+            if len(fields) == 2 and fields[0] and fields[1].strip().isdigit():
+                entries.append(fields[0])
+            elif line.strip():
+                raise TokensError(
+                    f"{dictionary} line {number}: {line[:80]!r}; expected an entry and its count"
+                )
+        unit: Unit = "words" if model is None else "sentencepiece"
+        try:
+            return cls(unit, (*SPECIALS, UNKNOWN, *entries), model)
+        except TokensError as error:
+            raise TokensError(f"{dictionary}: {error}") from error
+
     def __len__(self) -> int:
         return len(self.symbols)
 
@@ -144,6 +178,12 @@ class Tokens:
     def _ids(self) -> dict[str, int]:
         first = len(SPECIALS)
         return {symbol: first + place for place, symbol in enumerate(self.symbols[first:])}
+
+    @cached_property
+    def _unknown(self) -> int | None:
+        """The id of what the inventory does not have: only imported ones have one."""
+        place = len(SPECIALS)
+        return place if self.symbols[place : place + 1] == (UNKNOWN,) else None
 
     @cached_property
     def _pieces(self) -> Pieces:
@@ -159,15 +199,15 @@ class Tokens:
 
         Raises:
             UnknownSymbolError: names every symbol that the inventory does not have; never for
-                `sentencepiece` tokens made by kd_ray (bytes) or imported with `<unk>`.
+                `sentencepiece` tokens (bytes) or imported ones (`<unk>`).
         """
         ids = self._ids
         if self.unit == "sentencepiece":
             units = self._pieces.cut(normalized(text))
-            if UNKNOWN in ids:
-                return [ids.get(piece, ids[UNKNOWN]) for piece in units]
         else:
             units = split_units(text, self.unit)
+        if self._unknown is not None:
+            return [ids.get(symbol, self._unknown) for symbol in units]
         try:
             return [ids[symbol] for symbol in units]
         except KeyError:
