@@ -5,13 +5,22 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from kd_ray.config.base import Section
-from kd_ray.config.data import AudioChecks, Corpus, Data, TextColumn, TokensFromTraining
+from kd_ray.config.data import (
+    AudioChecks,
+    Corpus,
+    Data,
+    TextColumn,
+    TokensFromTraining,
+    TokenSource,
+)
 from kd_ray.config.model import Model, Recognizer
 from kd_ray.config.teachers import Distillation, Teachers
 from kd_ray.config.training import Supervised, Training, Workers
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")]
 """Letters, digits, dot, dash, underscore; a slash makes a sub-folder of `runs/`."""
+
+InventoryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
 class PrepareConfig(Section):
@@ -21,8 +30,13 @@ class PrepareConfig(Section):
     folder: str
     """Where manifests, audio and token file are written."""
     corpus: Corpus
-    tokens: TokensFromTraining = TokensFromTraining()
+    tokens: TokenSource = TokensFromTraining()
+    """What `tokens.json` holds."""
+    inventories: dict[InventoryName, TokenSource] = Field(default_factory=dict)
+    """Further token files by name: `tokens_<name>.json` beside `tokens.json`."""
     checks: AudioChecks = AudioChecks()
+    max_train_duration_s: float | None = Field(None, gt=0)
+    """Longer utterances of the training split are left out, whatever `on_bad_row` says."""
     on_bad_row: Literal["fail", "skip"] = "fail"
 
 
