@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_ray import __version__
-from kd_ray.config.teachers import Average, Best, Weighted
+from kd_ray.config.teachers import Strategy
 from kd_ray.core.targets import FloatArray, IntArray, LabelStrings, TokenTarget, pad_labels
 
 PROTOCOL_VERSION = 2
@@ -70,7 +70,7 @@ class View:
 class Fusion:
     """How several teachers' outputs become one target."""
 
-    strategy: Average | Best | Weighted
+    strategy: Strategy
     temperature: float = 1.0
     """Applied to each teacher's decoder distribution before fusing."""
     compatibility: Literal["none", "reference"] = "none"

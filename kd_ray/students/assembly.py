@@ -24,8 +24,9 @@ from kd_ray.core.schedules import Progress as HowFar
 from kd_ray.core.schedules import Schedule, alpha_at
 from kd_ray.evaluation.run_folder import RunFolder, RunFolderError
 from kd_ray.evaluation.system import resolve_checkpoint
-from kd_ray.models.checkpoint import build_model, load_encoder, save_model
-from kd_ray.models.sequence_model import SequenceModel
+from kd_ray.models.build import build_model
+from kd_ray.models.checkpoint import load_encoder, save_model
+from kd_ray.models.sequence_model import SequenceModel, SpeechModel
 from kd_ray.speech.batches import GlobalBatches
 from kd_ray.speech.checks import BadRow, check_rows, good_rows
 from kd_ray.speech.features import SAMPLE_RATE, LogMelExtractor
@@ -162,8 +163,9 @@ def build_data(
     config: TrainConfig | DistillConfig, root: Path, inventories: Inventories
 ) -> dict[str, StudentData]:
     """The splits `train` and `valid`."""
-    hears = not isinstance(config.model, TextToText)
-    extractor = LogMelExtractor(config.model.front_end) if hears else None  # type: ignore[union-attr]
+    extractor = None
+    if not isinstance(config.model, TextToText):
+        extractor = LogMelExtractor(config.model.front_end)
     reads = config.teachers.reads if isinstance(config, DistillConfig) else None
     return {
         name: StudentData(
@@ -195,14 +197,14 @@ def build_student(
     training = config.training
     inventories = Inventories.load(config, root)
     tokens = inventories.target
-    distills = isinstance(config, DistillConfig)
+    distills = config if isinstance(config, DistillConfig) else None
     if source is not None:
-        handshake(student_needs(tokens, config if distills else None), source.describe())
+        handshake(student_needs(tokens, distills), source.describe())
     splits = build_data(config, root, inventories)
     torch.manual_seed(training.seed)
     model = new_model(config, inventories)
-    if isinstance(getattr(config.model, "normalizer", None), GlobalNormalizer):
-        limit = config.model.normalizer.max_utterances  # type: ignore[union-attr]
+    if isinstance(model, SpeechModel) and isinstance(model.config.normalizer, GlobalNormalizer):
+        limit = model.config.normalizer.max_utterances
         model.set_normalizer(*channel_statistics(splits["train"], limit))
     if training.init_encoder_from:
         load_encoder(model, resolve_checkpoint(root / training.init_encoder_from))
@@ -235,13 +237,11 @@ def build_student(
         rollouts_in_flight = checkpoints.rollouts(latest)
     deadline_s = _deadline_s(config)
     planner = None
-    if distills:
+    if distills is not None:
         planner = build_planner(
-            config.distillation, model, seed=training.seed, total_updates=total_updates,
+            distills.distillation, model, seed=training.seed, total_updates=total_updates,
             epochs=training.epochs, device=device, saved=rollouts_in_flight,
         )  # fmt: skip
-    hears = source is not None and source.describe().source != "store"
-    hears = hears and any(each.reads == "speech" for each in source.describe().teachers)  # type: ignore[union-attr]
     pipeline = Pipeline(
         splits["train"],
         batches,
@@ -252,17 +252,19 @@ def build_student(
         world=collective.world,
         accumulation=training.accumulation,
         source=source,
-        request=build_request(config, deadline_s) if distills else None,
+        request=None if distills is None else build_request(distills, deadline_s),
         planner=planner,
-        with_audio=hears,
+        with_audio=source is not None and _teachers_hear(source),
     )
+
+    source_table = None if inventories.source is None else inventories.source.to_dict()
 
     def save_best(error: float, epoch: int) -> None:
         if collective.rank == 0:
             extra = {"error_rate": error, "epoch": epoch, "run": config.name, **made_of}
             save_model(
                 run.path / "model", model, tokens=tokens.to_dict(), extra=extra,
-                source_tokens=inventories.source and inventories.source.to_dict(),
+                source_tokens=source_table,
             )  # fmt: skip
 
     def save_state(progress: Progress) -> None:
@@ -277,7 +279,7 @@ def build_student(
             }
             checkpoints.save(
                 model, optimizer, tokens=tokens.to_dict(), state=state, rollouts=in_flight,
-                source_tokens=inventories.source and inventories.source.to_dict(),
+                source_tokens=source_table,
             )  # fmt: skip
         collective.barrier()
 
@@ -312,6 +314,12 @@ def build_student(
         on_epoch=on_epoch,
     )
     return student, progress
+
+
+def _teachers_hear(source: TeacherSource) -> bool:
+    """Whether requests must carry audio: a store has heard it already."""
+    info = source.describe()
+    return info.source != "store" and any(each.reads == "speech" for each in info.teachers)
 
 
 def _progress(state: dict[str, Any], *, leads: bool) -> Progress:
@@ -350,7 +358,8 @@ def _alpha_schedule(
 
 def _trust(config: TrainConfig | DistillConfig) -> Trust:
     strategy = config.teachers.strategy if isinstance(config, DistillConfig) else None
-    return "ctc_greedy" if strategy is None or strategy.type == "average" else strategy.trust
+    trust: Trust = getattr(strategy, "trust", "ctc_greedy")
+    return trust
 
 
 def _deadline_s(config: TrainConfig | DistillConfig) -> float:

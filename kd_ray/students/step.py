@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_ray.config.data import SpecAugment
+from kd_ray.config.model import TextToText
 from kd_ray.core.contracts import Signal
 from kd_ray.core.criteria import Criterion, Part
 from kd_ray.core.losses import LossSum
@@ -74,9 +75,10 @@ class Learner:
     seed: int
 
     @property
-    def frame_shift_s(self) -> float:
-        """Seconds from one frame of features to the next."""
-        return float(self.model.config.front_end.frame_shift_ms) / 1000
+    def _frame_shift_s(self) -> float:
+        config = self.model.config
+        assert not isinstance(config, TextToText), "text is not augmented"
+        return config.front_end.frame_shift_ms / 1000
 
     def global_counts(self, update: Update, signals: Sequence[Signal | None]) -> dict[Part, float]:
         """Utterances and positions that each part of the loss is divided by, over all workers."""
@@ -133,7 +135,7 @@ class Learner:
         ctc_logits, decoder_logits = self.forward(*self._inputs(update, micro))
         if micro.ghost:
             heads = [each.float().mean() for each in (ctc_logits, decoder_logits) if each is not None]
-            (0.0 * torch.stack(heads).sum()).backward()
+            (0.0 * torch.stack(heads).sum()).backward()  # type: ignore[no-untyped-call]
             return
         losses = self.criterion.losses(
             ctc_logits=ctc_logits,
@@ -152,8 +154,10 @@ class Learner:
         for part in self.criterion.weights:
             sums[part] += float(losses[part].sum.detach())
 
-    def _inputs(self, update: Update, micro: MicroBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        batch = micro.batch
+    def _inputs(
+        self, update: Update, micro: MicroBatch
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+        batch, items = micro.batch, micro.items
         lengths = batch.lengths.to(self.device)
         normalized = self.model.normalize(batch.inputs.to(self.device), lengths)
         if self.augment is not None:
@@ -164,7 +168,7 @@ class Learner:
                 seed=self.seed,
                 utterance_ids=batch.utterance_ids,
                 epoch=update.epoch,
-                frame_shift_s=self.frame_shift_s,
+                frame_shift_s=self._frame_shift_s,
             )
         prefix, utterance = batch.references, None
         if items is not None:
