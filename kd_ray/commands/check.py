@@ -254,17 +254,21 @@ def _check_infer(config: InferTeachersConfig, root: Path, found: Findings) -> No
 
 
 def _check_evaluate(config: EvaluateConfig, root: Path, found: Findings) -> None:
-    found.attempt(Tokens.load, root / config.tokens)
+    if config.tokens is not None:
+        found.attempt(Tokens.load, root / config.tokens)
     for manifest in config.splits.values():
         found.attempt(read_manifest, root / manifest)
     if config.systems.teachers:
         found.attempt(read_teacher_list, config.systems.teachers, root)
-    for folder in config.systems.students.values():
+    cascades = [each for pair in config.systems.cascades.values() for each in (pair.asr, pair.mt)]
+    for folder in [*config.systems.students.values(), *config.systems.experts.values(), *cascades]:
         found.attempt(lambda place=folder: read_config(resolve_checkpoint(root / place)))
 
 
 def _check_decode(config: DecodeConfig, root: Path, found: Findings) -> None:
-    found.attempt(lambda: read_config(resolve_checkpoint(root / config.system)))
+    parts = config.system
+    for folder in [parts] if isinstance(parts, str) else [parts.asr, parts.mt]:
+        found.attempt(lambda place=folder: read_config(resolve_checkpoint(root / place)))
     if config.manifest is not None:
         found.attempt(read_manifest, root / config.manifest)
 

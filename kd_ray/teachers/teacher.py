@@ -108,7 +108,8 @@ def reader_of(system: System) -> Reader:
     """What makes a system's inputs of a request."""
     if system.source_tokens is not None:
         return TextReader(system.source_tokens)
-    return SpeechReader(system.model.config.front_end)
+    assert system.extractor is not None, "a system reads text or speech"
+    return SpeechReader(system.extractor.config)
 
 
 def load_teachers(
