@@ -87,5 +87,5 @@ def test_the_handshake_refuses_an_empty_source_and_another_protocol(tiny_root, l
     with pytest.raises(HandshakeError, match="no teacher"):
         handshake(needs, TeachersInfo((), "local"))
     teachers = local.describe().teachers
-    with pytest.raises(HandshakeError, match="protocol version: student has 1, pool has 9"):
+    with pytest.raises(HandshakeError, match="protocol version: student has 2, pool has 9"):
         handshake(needs, TeachersInfo(teachers, "pool", protocol=9))
