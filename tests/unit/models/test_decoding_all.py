@@ -65,8 +65,6 @@ def test_greedy_is_an_argmax_loop_over_whole_prefixes(kind: str, prefix: Labels 
     for row in range(len(LENGTHS)):
         expected = greedy_oracle(model, alone(encoded, row), int(LIMITS[row]), forced[row])
         assert found[row] == expected
-    if prefix is not None:
-        assert [path[:2] for path in found] == [[7, 5], found[1][:2], found[2][:2], [8], [4]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -179,8 +177,7 @@ def fairseq_like_beam(
                     continue
                 continued.append((total + float(scores[token]), [*tokens, token]))
         continued.sort(key=lambda each: -each[0])
-        for rank, (total, tokens) in enumerate(continued[:beam]):
-            del rank
+        for total, tokens in continued[:beam]:
             if tokens[-1] == EOS and len(done) < beam:
                 done.append((total / (position + 1), tokens[:-1]))
         if len(done) >= beam:
