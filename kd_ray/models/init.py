@@ -60,8 +60,8 @@ def initialize(module: nn.Module) -> None:
         # As wide as SelfAttention's fused projection makes them (fairseq: gain 1 / sqrt(2)).
         size = module.query.out_features
         keys_values = torch.split(module.memory_projection.weight.data, size)
-        for weight in (module.query.weight, *keys_values):
-            nn.init.xavier_uniform_(weight, gain=2**-0.5)
+        for part in (module.query.weight.data, *keys_values):
+            nn.init.xavier_uniform_(part, gain=2**-0.5)
     elif isinstance(module, TokenEmbedding):
         nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
     elif isinstance(module, nn.Conv2d):
