@@ -121,7 +121,7 @@ def _sample(logits: NDArray[np.float64], draws: NDArray[np.float64]) -> IntArray
     cumulative = np.cumsum(p, axis=1)
     thresholds = draws * cumulative[:, -1]
     last = p.shape[1] - 1 - (p[:, ::-1] > 0).argmax(axis=1)
-    return np.minimum((cumulative <= thresholds[:, None]).sum(axis=1), last)
+    return np.asarray(np.minimum((cumulative <= thresholds[:, None]).sum(axis=1), last))
 
 
 def advantages(
