@@ -26,11 +26,11 @@ class DistillationCriterion:
     `L = ctc_weight * L_ctc + (1 - ctc_weight) * L_att`, with
     `L_ctc = alpha * KD_ctc + (1 - alpha) * CTC` and
     `L_att = alpha * tau^2 * KD_att + (1 - alpha) * NLL`, where KD_att is what `DecoderTargets`
-    makes of the items, the student softened by tau as the teachers were. A row without reference has
-    alpha = 1: its KD is multiplied by 1 instead of alpha, which `losses` shows as parts
-    `kd_ctc_unlabelled`, `kd_att_unlabelled` (KD of those rows, weighed by 1 - alpha and divided by
-    the counts of `kd_ctc`, `kd_att`). Where alpha is 0 throughout the run there is no KD at all,
-    and such rows teach nothing.
+    makes of the items, the student softened by tau as the teachers were. A row without a
+    reference has alpha = 1: its KD is multiplied by 1 instead of alpha, which `losses` shows as
+    parts `kd_ctc_unlabelled`, `kd_att_unlabelled` (KD of those rows, weighed by 1 - alpha and
+    divided by the counts of `kd_ctc`, `kd_att`). Where alpha is 0 throughout the run there is no
+    KD at all, and such rows teach nothing.
 
     `compatibility: reference` repeats the SpeechBrain TIMIT recipe (Gao et al. 2020): the student
     is not softened, tau^2 multiplies both heads, empty strings are trained on, strings too long
