@@ -164,7 +164,8 @@ def _read(config: PrepareConfig, folder: Path, root: Path) -> dict[str, Imported
 
             return _manifests(build_demo_corpus(corpus, folder, root, _Progress()))
         case ManifestCorpus():
-            return _manifests(_named(corpus, ("train", "valid", "test", "unlabelled"), root))
+            names = ("train", "valid", "test", "unlabelled", "text_only")
+            return _manifests(_named(corpus, names, root))
         case LhotseCorpus():
             from kd_ray.speech.corpora.lhotse_cuts import read_cuts
 

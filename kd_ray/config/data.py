@@ -65,6 +65,8 @@ class ManifestCorpus(Section):
     valid: str
     test: str | None = None
     unlabelled: str | None = None
+    text_only: str | None = None
+    """Sentence pairs without speech."""
 
 
 class LhotseCorpus(Section):

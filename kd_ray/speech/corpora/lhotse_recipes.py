@@ -76,11 +76,15 @@ def _run(module: str, function: str, folder: Path, output: Path, **options: Any)
         recipe: Callable[..., Any] = getattr(
             importlib.import_module(f"lhotse.recipes.{module}"), function
         )
+        backends = importlib.import_module("lhotse.audio.backend")
     except ImportError as error:
         raise LhotseError(
             f"importing {folder} needs lhotse ({error}); install it with: "
             "pip install kd-ray[lhotse]"
         ) from error
+    former = backends.get_current_audio_backend()
+    # libsndfile reads SPHERE; lhotse would call sph2pipe, a program that has to be built.
+    backends.set_current_audio_backend("LibsndfileBackend")
     try:
         recipe(folder, output, **options)
     except (AssertionError, OSError, ValueError, KeyError) as error:
@@ -89,6 +93,8 @@ def _run(module: str, function: str, folder: Path, output: Path, **options: Any)
             f"lhotse's {function} could not read {folder}: {type(error).__name__}: {error}. "
             "corpus.folder must be the unpacked release"
         ) from error
+    finally:
+        backends.set_current_audio_backend(former)
 
 
 def _transcripts(folder: Path, name: str) -> dict[str, str]:

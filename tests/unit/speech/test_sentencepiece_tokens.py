@@ -14,7 +14,7 @@ from kd_ray.speech.tokens import SPECIALS, Tokens, TokensError
 
 SENTENCES = [
     f"{who} {does} {what} {when}."
-    for who in ("der große Hund", "die kleine Katze", "unser Nachbar", "Frau Müller")
+    for who in ("der große Hund", "die kleine Katze", "mein Nachbar", "Frau Müller")
     for does in ("sieht", "hört", "kauft", "verkauft", "übersetzt")
     for what in ("einen Apfel", "das alte Haus", "zwei Bücher", "nichts")
     for when in ("heute", "um 17 Uhr", "morgen früh")
