@@ -7,7 +7,7 @@ whichever way the measure goes.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +120,7 @@ def compare_systems(
             f"{folder} has no split {split!r}; it has {', '.join(map(repr, results.splits))}"
         )
     if isinstance(results, TranslationResults):
-        measure = measure or cast(Measure, SHOWS)
+        measure = measure or SHOWS
         corpus, rows = _translations(
             folder, results, system, baseline, split, measure, resamples, seed
         )
@@ -162,7 +162,7 @@ def _translations(
 ) -> tuple[dict[Measure, CorpusDifference], list[UtteranceDifference]]:
     if measure not in REPORTED:
         raise ReportError(f"metric {measure} of translations; allowed are {', '.join(REPORTED)}")
-    metric = cast(TranslationMetric, measure)
+    metric: TranslationMetric = measure
     found = read_translations(folder, results, split, (system, baseline))
     if found is None or not {system, baseline} <= set(found.outputs) or not found.ids:
         raise _no_hypotheses(folder, split)
