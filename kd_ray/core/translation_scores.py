@@ -76,7 +76,7 @@ def sentence_statistics(
 @lru_cache
 def num_counts(metric: TranslationMetric) -> int:
     """K: how many counts a metric keeps."""
-    return sentence_statistics(["a"], ["a"], metric).shape[1]
+    return int(sentence_statistics(["a"], ["a"], metric).shape[1])
 
 
 def score_of(

@@ -118,14 +118,14 @@ def decode_encoded(
             continue
         limits = longest(model, encoded, search.max_tokens)
         if head == "beam":
-            best = attention_beam(
+            kept = attention_beam(
                 model,
                 encoded,
                 limits,
                 beam_size=search.beam_size,
                 length_penalty=search.length_penalty,
             )
-            found[head] = [hypotheses[0].tokens for hypotheses in best]
+            found[head] = [best.tokens for best, *_ in kept]
         else:
             found[head] = attention_greedy(model, encoded, limits)
     return [

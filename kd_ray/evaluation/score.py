@@ -53,7 +53,7 @@ def score_split(
         {"id": row.id, "reference": " ".join(reference)}
         for row, reference in zip(utterances, references, strict=True)
     ]
-    counts = {}
+    counts: dict[str, ErrorCounts] = {}
     for head in search.heads:
         heard = [tokens.words(found[row.id].by(head)) for row in utterances]
         counts[head] = count_errors(references, heard)

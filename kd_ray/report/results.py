@@ -147,13 +147,13 @@ _READINGS: tuple[Callable[[str], tuple[str, ...]], ...] = (
 )
 
 
-def read_hypotheses(folder: Path, results: Results) -> Hypotheses | None:
-    """Hypotheses of every system on the ranked split; None if there are none at all.
+def read_hypotheses(folder: Path, results: Results, split: str | None = None) -> Hypotheses | None:
+    """Hypotheses of every system on a split (None: the ranked one); None if there are none at all.
 
     Systems without a file are named in `notes`. Files that contradict each other or
     results.json (other utterances, other error counts) are a `ReportError`.
     """
-    split, decoding = results.ranked_split, results.decoding
+    split, decoding = split or results.ranked_split, results.decoding
     notes: list[str] = []
     rows_of: dict[str, dict[str, dict[str, Any]]] = {}
     for system in results.systems:
