@@ -63,6 +63,17 @@ def read_fairseq_s2t(corpus: FairseqSpeech, root: Path) -> dict[str, Imported]:
     return splits
 
 
+def read_ids(table: Path) -> list[str]:
+    """The ids of a table in its order: what the sentence numbers of a decoding log count.
+
+    A manifest may have fewer rows (bad and long ones are left out); the log counts all.
+
+    Raises:
+        CorpusError: no such table, or one without ids.
+    """
+    return [row.values.get("id", "") for row in read_table(table, ["id"], escape="\\")]
+
+
 def read_data_config(path: Path) -> dict[str, Any]:
     """The data configuration of fairseq.
 

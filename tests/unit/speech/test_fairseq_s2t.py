@@ -18,6 +18,7 @@ from kd_ray.commands.prepare import Prepared, UnusableCorpus
 from kd_ray.config.data import AudioChecks, LogMel
 from kd_ray.speech.audio import read_waveform
 from kd_ray.speech.checks import ANY_FRONT_END, check_rows
+from kd_ray.speech.corpora.fairseq_s2t import read_ids
 from kd_ray.speech.corpora.tables import CorpusError
 from kd_ray.speech.features import LogMelExtractor, front_end_digest
 from kd_ray.speech.imported_features import (
@@ -26,6 +27,7 @@ from kd_ray.speech.imported_features import (
     read_features,
     read_features_header,
 )
+from kd_ray.speech.joining import read_generate_log, replace_column
 from kd_ray.speech.manifest import Utterance, manifest_digest
 from kd_ray.speech.tokens import Tokens, TokensError
 
@@ -144,6 +146,19 @@ def test_the_declared_front_end_makes_the_same_features(
     assert "corpus.front_end" in str(front_end_fault(row, front_end_digest(LogMel(num_mels=80))))
     assert row.duration_s is not None
     assert extractor.num_frames(round(row.duration_s * 16000)) == n_frames("u2")
+
+
+def test_logs_are_counted_in_the_table_not_in_the_manifest(
+    tmp_path: Path, places: dict[str, str]
+) -> None:
+    write_tables(tmp_path / "s2t", {**places, "u0": "gone.npy"})
+    rows = rows_of(run(tmp_path, CORPUS, on_bad_row="skip"), "train")
+    ids = read_ids(tmp_path / "s2t" / "train_st.tsv")
+    assert ([row.id for row in rows], ids) == (["u1", "u2"], ["u0", "u1", "u2"])
+    (tmp_path / "log").write_text("D-1\t-0.5\tnein\nD-0\t-0.5\tja")
+    joined = replace_column(rows, read_generate_log(tmp_path / "log").texts(ids), "translation")
+    assert [row.translation for row in joined.rows] == ["nein", "Er sagte Nein"]
+    assert (joined.replaced, joined.missing, joined.unused) == (1, ("u2",), ("u0",))
 
 
 def test_recognition_tables_fill_the_transcript(tmp_path: Path, places: dict[str, str]) -> None:
