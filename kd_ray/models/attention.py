@@ -4,43 +4,8 @@ Shapes: B rows, L queries, T keys, H features, h heads, D = H / h; R decoder row
 memories.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from kd_ray.models.dropout import dropout
-
-
-def attend(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    *,
-    mask: Tensor | None = None,
-    causal: bool = False,
-    drop: float = 0.0,
-) -> Tensor:
-    """softmax(Q K' / sqrt(D)) V: (B, h, L, D), (B, h, T, D), (B, h, T, D) -> (B, h, L, D).
-
-    Args:
-        query: (B, h, L, D).
-        keys: (B, h, T, D).
-        values: (B, h, T, D).
-        mask: true where a key may be seen, broadcast to (B, h, L, T).
-        causal: query l sees keys 0..l only (L = T).
-        drop: probability that an attention weight becomes zero; 0 outside of training.
-    """
-    if drop == 0 or query.is_cuda:
-        return F.scaled_dot_product_attention(
-            query, keys, values, attn_mask=mask, dropout_p=drop, is_causal=causal
-        )
-    # torch's own dropout draws a float for each weight, which costs more than the products.
-    scores = query @ keys.transpose(2, 3) * query.shape[3] ** -0.5
-    if causal:
-        mask = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril()
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    return dropout(torch.softmax(scores, dim=3), drop, training=True) @ values
 
 
 def split_heads(x: Tensor, parts: int, heads: int) -> Tensor:
@@ -66,10 +31,16 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(size, size)
 
     def forward(self, x: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """(B, T, H) -> (B, T, H); `mask` and `causal` as in `attend`."""
+        """(B, T, H) -> (B, T, H).
+
+        `mask`, broadcast to (B, h, T, T), is true where a state may be seen; `causal`: each sees
+        itself and those before it.
+        """
         query, keys, values = split_heads(self.projection(x), 3, self.heads)
         drop = self.dropout if self.training else 0.0
-        seen = attend(query, keys, values, mask=mask, causal=causal, drop=drop)
+        seen = F.scaled_dot_product_attention(
+            query, keys, values, attn_mask=mask, dropout_p=drop, is_causal=causal
+        )
         out: Tensor = self.output(join_heads(seen))
         return out
 
@@ -83,7 +54,8 @@ class SelfAttention(nn.Module):
         cache[1, :, :, position] = values[:, :, 0]
         drop = self.dropout if self.training else 0.0
         known = cache[:, :, :, : position + 1]
-        out: Tensor = self.output(join_heads(attend(query, known[0], known[1], drop=drop)))
+        seen = F.scaled_dot_product_attention(query, known[0], known[1], dropout_p=drop)
+        out: Tensor = self.output(join_heads(seen))
         return out
 
 
@@ -107,6 +79,8 @@ class CrossAttention(nn.Module):
         """(U, L, H) and `memory(...)` -> (U, L, H); `mask` (U, 1, 1, T) is true on own states."""
         (query,) = split_heads(self.query(x), 1, self.heads)
         drop = self.dropout if self.training else 0.0
-        seen = attend(query, memory[0], memory[1], mask=mask, drop=drop)
+        seen = F.scaled_dot_product_attention(
+            query, memory[0], memory[1], attn_mask=mask, dropout_p=drop
+        )
         out: Tensor = self.output(join_heads(seen))
         return out

@@ -44,8 +44,10 @@ def attention_beam(
 
     As fairseq's generator: at each step the 2 k likeliest continuations of k hypotheses are
     looked at. Those that end and are among the k likeliest are set aside, the k likeliest others
-    go on. A row stops when k hypotheses are set aside, or at its limit, where all must end. Beam 1
-    is greedy decoding.
+    go on. At its limit all hypotheses of a row must end. Before, it stops when k are set aside and
+    none that goes on has a better score (by its length so far) than the best of them; fairseq stops
+    at k, even where k unlikely ones were set aside while the likeliest still goes on. Beam 1 is
+    greedy decoding.
 
     Args:
         model: in eval mode.
@@ -125,8 +127,8 @@ class _Search:
         going = ends.long().argsort(dim=1, stable=True)[:, : self.beam]
         self.scores = best.gather(1, going)
         alive = (self.scores > _NEVER).any(1) & (position < self.limits[self.rows])
-        full = [len(self.found[row]) >= self.beam for row in self.rows.tolist()]
-        kept = (alive & ~torch.tensor(full, device=alive.device)).nonzero().squeeze(1)
+        done = torch.tensor(self._done(position), device=alive.device)
+        kept = (alive & ~done).nonzero().squeeze(1)
 
         offsets = torch.arange(len(self.rows), device=kept.device).unsqueeze(1) * self.beam
         sources = (offsets + parents.gather(1, going))[kept].flatten()
@@ -162,5 +164,13 @@ class _Search:
         for row, string, total in zip(
             self.rows[index].tolist(), tokens.tolist(), best[index, place].tolist(), strict=True
         ):
-            if len(self.found[row]) < self.beam:
-                self.found[row].append(BeamHypothesis(string, total / penalty, total))
+            self.found[row].append(BeamHypothesis(string, total / penalty, total))
+
+    def _done(self, position: int) -> list[bool]:
+        """For each row: k hypotheses are set aside, and the best of them is not beaten."""
+        best = (self.scores[:, 0] / (position + 1) ** self.length_penalty).tolist()
+        return [
+            len(self.found[row]) >= self.beam
+            and score <= max(hypothesis.score for hypothesis in self.found[row])
+            for row, score in zip(self.rows.tolist(), best, strict=True)
+        ]

@@ -61,7 +61,7 @@ def test_four_random_pairs_can_be_learned_by_heart(kind: str) -> None:
         row[:length].tolist() for row, length in zip(labels, label_lengths.tolist(), strict=True)
     ]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(60):
+    for _ in range(100):
         encoded = model.encode(model.normalize(inputs, lengths), lengths)
         logits = model.decoder_logits(encoded, labels, label_lengths)
         loss = F.cross_entropy(logits.flatten(0, 1), ends.flatten())
