@@ -13,7 +13,8 @@ from kd_ray.core.translation_scores import (
     signature,
 )
 
-WORDS = "der die das Haus Zug fährt geht nach Bonn um acht Uhr ein Buch liest alt neu".split()
+_TEXT = "der die das Haus Zug fährt geht nach Bonn um acht Uhr ein Buch liest alt neu"
+WORDS = _TEXT.split()
 SYSTEMS: tuple[tuple[str, str, str | None, float], ...] = (
     ("nll", "student", None, 0.5),
     ("word-kd", "student", "average", 0.4),
