@@ -22,14 +22,14 @@ from kd_ray.core.translation_scores import (
 HYPOTHESES = [
     "Der Zug nach Bonn fährt um acht.",
     "",
-    "das ist ein Test !",
+    "das wird ein Test !",
     "Die Frau, die im Haus wohnt, liest ein Buch über Brücken.",
     "ja",
 ]
 REFERENCES = [
     "Der Zug nach Bonn fährt um acht Uhr ab.",
     "Hier steht etwas.",
-    "Das ist kein Test!",
+    "Das wird kein Test!",
     "Die Frau, die im Haus wohnt, liest ein Buch über alte Brücken.",
     "nein danke",
 ]

@@ -13,7 +13,7 @@ from kd_ray.speech.manifest import Utterance, read_manifest, write_manifest
 from kd_ray.speech.tokens import Tokens
 
 ENGLISH = ["the house", "a train goes", "the book is old", "we go home", "yes"]
-GERMAN = ["das Haus", "ein Zug fährt", "das Buch ist alt", "wir gehen heim", "ja"]
+GERMAN = ["das Haus", "ein Zug fährt", "das Buch bleibt alt", "wir gehen heim", "ja"]
 
 _LAYERS = {"size": 16, "heads": 2, "feed_forward_size": 24, "layers": 1}
 SECTIONS: dict[str, dict[str, Any]] = {

@@ -2,6 +2,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sacrebleu
 from evaluation_doubles import GERMAN, Parrot, german_tokens, pairs
@@ -40,9 +41,8 @@ def test_rows_are_in_the_order_of_the_manifest_and_their_counts_add_up():
     assert [row["hypothesis"] for row in result.rows] == SAID
     assert [row["reference"] for row in result.rows] == GERMAN
     for metric, total in result.counts.counts.items():
-        assert [sum(column) for column in zip(*(r["counts"][metric] for r in result.rows))] == list(
-            total
-        )
+        counts = np.array([row["counts"][metric] for row in result.rows])
+        assert counts.sum(axis=0).tolist() == list(total)
     assert result.counts == count_translations(SAID, GERMAN)
     assert result.rows[0]["scores"]["bleu"] == pytest.approx(100)
     assert result.rows[2]["scores"]["chrf++"] == 0
@@ -85,10 +85,10 @@ def test_transcripts_of_a_cascade_are_scored_too():
 
 def test_the_reference_protocol_goes_through_moses_and_back():
     pytest.importorskip("sacremoses")
-    text = "Er sagte: „Das ist gut“ \N{EN DASH} E-Mail…"
+    text = "Er sagte: „Alles gut“ \N{EN DASH} E-Mail…"
     row = replace(pairs(1)[0], translation=text)
     assert reference_texts([row], "raw") == [text]
-    assert reference_texts([row], "reference") == ['Er sagte: "Das ist gut" - E-Mail...']
+    assert reference_texts([row], "reference") == ['Er sagte: "Alles gut" - E-Mail...']
 
 
 def test_the_reference_protocol_needs_the_language():
