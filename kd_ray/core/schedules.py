@@ -18,7 +18,7 @@ from kd_ray.config.imitation import (
     ReverseSigmoidBeta,
 )
 from kd_ray.config.teachers import Distillation
-from kd_ray.config.training import Linear, LrSchedule, NewBob
+from kd_ray.config.training import InverseSquareRoot, Linear, LrSchedule, NewBob
 
 
 class Schedule:
@@ -42,6 +42,8 @@ class Schedule:
         warmup = self._config.warmup_updates
         if done < warmup:
             return self._factor * done / warmup
+        if isinstance(self._config, InverseSquareRoot):
+            return math.sqrt(warmup / done)
         if isinstance(self._config, Linear):
             return linear_decay(done, warmup, self._total, self._config.final)
         return self._factor

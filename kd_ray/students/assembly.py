@@ -29,7 +29,7 @@ from kd_ray.models.checkpoint import load_encoder, save_model
 from kd_ray.models.sequence_model import SequenceModel, SpeechModel
 from kd_ray.speech.batches import GlobalBatches
 from kd_ray.speech.checks import BadRow, check_rows, good_rows
-from kd_ray.speech.features import SAMPLE_RATE, LogMelExtractor
+from kd_ray.speech.features import SAMPLE_RATE, LogMelExtractor, front_end_digest
 from kd_ray.speech.manifest import Utterance, manifest_digest, read_manifest
 from kd_ray.speech.tokens import Tokens
 from kd_ray.students.checkpoints import TrainingCheckpoints
@@ -95,6 +95,9 @@ def read_split(
         frames_for=_frames_for(config, tokens) if hears else None,
         read_audio=False,
         needs_audio=hears,
+        features_of=None
+        if isinstance(config.model, TextToText)
+        else front_end_digest(config.model.front_end),
     )
     bad += _rows_without_source(config, utterances)
     return good_rows(

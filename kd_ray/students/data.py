@@ -17,6 +17,7 @@ from kd_ray.config.data import TextColumn
 from kd_ray.core.contracts import Audio, Labels
 from kd_ray.speech.audio import read_waveform
 from kd_ray.speech.features import LogMelExtractor
+from kd_ray.speech.imported_features import read_features
 from kd_ray.speech.manifest import Utterance
 from kd_ray.speech.tokens import Tokens, source_ids
 
@@ -74,6 +75,10 @@ class _Cache(Generic[Held]):
             self._left -= made.nbytes
             self._held[row] = made
         return made
+
+
+class NoAudio(ValueError):
+    """An utterance whose audio is asked for and which has none."""
 
 
 class StudentData:
@@ -147,10 +152,20 @@ class StudentData:
         )
 
     def _read(self, row: int) -> NDArray[np.int16]:
-        return read_waveform(self.utterances[row], self.root)
+        utterance = self.utterances[row]
+        if utterance.audio is None:
+            raise NoAudio(
+                f"{utterance.id} has features and no audio, and teachers that hear need audio; "
+                "store their signals where the audio is (`kd-ray infer-teachers`), or take "
+                "teachers that read text"
+            )
+        return read_waveform(utterance, self.root)
 
     def _extract(self, row: int) -> Tensor:
         assert self.extractor is not None, "a student that reads text asks for no features"
+        utterance = self.utterances[row]
+        if utterance.audio is None and utterance.features is not None:
+            return torch.from_numpy(read_features(utterance, self.root))
         features, _ = self.extractor([self._waveforms[row]])
         return features[0]
 

@@ -118,6 +118,8 @@ def take_update(student: Student, progress: Progress, update: Update) -> dict[st
     counts = learner.global_counts(update, signals)
     alpha = student.alpha(update)
     sums = learner.accumulate_gradients(update, signals, counts, alpha=alpha)
+    if update.index < student.training.freeze_encoder_updates:
+        learner.forget_encoder_gradients()
     grad_norm = nn.utils.clip_grad_norm_(
         learner.model.parameters(), student.training.optimizer.max_grad_norm
     )

@@ -102,14 +102,18 @@ class Pipeline:
 
         They were made from weights that are gone by then; checkpoints keep them.
         """
-        return {
-            str(update.index): {
-                name: ids
-                for micro in update.micro_batches
-                for name, ids in micro.rollouts.items()
+        return (
+            {
+                str(update.index): {
+                    name: ids
+                    for micro in update.micro_batches
+                    for name, ids in micro.rollouts.items()
+                }
+                for update in list(self._flying)[1:]
             }
-            for update in list(self._flying)[1:]
-        } if self.planner is not None else {}
+            if self.planner is not None
+            else {}
+        )
 
     def collect(self, update: Update, timeout_s: float) -> list[Signal | None]:
         """Wait for the signals of an update's micro-batches, in order."""

@@ -154,7 +154,9 @@ def replay_update(folder: Path) -> Replay:
     for share, each in zip(shares, described, strict=True):
         update, signals = _read(share, each)
         learner.collective.rank = int(share.name.split("-")[1])
-        sums = learner.accumulate_gradients(update, signals, each["counts"], alpha=each["alpha"], on_losses=watch)
+        sums = learner.accumulate_gradients(
+            update, signals, each["counts"], alpha=each["alpha"], on_losses=watch
+        )
         loss += sums["loss"]
         for micro in update.micro_batches:
             for row, utterance in enumerate(micro.batch.utterance_ids):

@@ -74,6 +74,11 @@ class Learner:
     device: torch.device
     seed: int
 
+    def forget_encoder_gradients(self) -> None:
+        """Without gradients, the optimiser leaves the encoder and its moments as they are."""
+        for parameter in self.model.encoder.parameters():
+            parameter.grad = None
+
     @property
     def _frame_shift_s(self) -> float:
         config = self.model.config
@@ -134,7 +139,9 @@ class Learner:
     ) -> None:
         ctc_logits, decoder_logits = self.forward(*self._inputs(update, micro))
         if micro.ghost:
-            heads = [each.float().mean() for each in (ctc_logits, decoder_logits) if each is not None]
+            heads = [
+                each.float().mean() for each in (ctc_logits, decoder_logits) if each is not None
+            ]
             (0.0 * torch.stack(heads).sum()).backward()  # type: ignore[no-untyped-call]
             return
         losses = self.criterion.losses(

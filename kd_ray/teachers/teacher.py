@@ -94,7 +94,6 @@ class Teacher:
             confidence=_confidence(log_probs, positions),
         )
 
-
     def _strings(self, encoded: Encoded) -> list[IntArray]:
         """Collapsed best CTC paths; none at all without a CTC head."""
         model = self.system.model
