@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kd_ray.core.contracts import Labels
 from kd_ray.core.ctc_plan import CtcPlan, EmptyStrings, Reduction, TooLong, plan_ctc
+from kd_ray.core.sparse import few_token_cross_entropy
 from kd_ray.core.targets import IntArray, LabelStrings, TokenTarget
 
 
@@ -100,6 +101,9 @@ def token_cross_entropy(
     Raises:
         ValueError: if shapes do not fit.
     """
+    if target.closed:
+        cross, keep, _ = _closed_cross_entropy(student_logits_BUV, target, temperature)
+        return _positions(cross, keep, target)
     student, keep, log_p = _align(student_logits_BUV, target, temperature)
     cross = -_expect(log_p, _student_outcomes(student, keep, target))
     return _positions(cross, keep, target)
@@ -113,6 +117,9 @@ def forward_kl(
     Zero where the student equals the target. For several teachers this is the divergence from
     their mixture: same gradient as the weighted mean of their divergences, smaller value.
     """
+    if target.closed:
+        cross, keep, log_p = _closed_cross_entropy(student_logits_BUV, target, temperature)
+        return _positions(cross + _expect(log_p, log_p), keep, target)
     student, keep, log_p = _align(student_logits_BUV, target, temperature)
     log_q = _student_outcomes(student, keep, target)
     return _positions(_expect(log_p, log_p) - _expect(log_p, log_q), keep, target)
@@ -283,6 +290,19 @@ def _align(
 
     Outcomes are the target's log-probabilities, with the tail as last one where it is sparse.
     """
+    length = _check(student_logits, target, temperature)
+    vocabulary = student_logits.shape[-1]
+    keep = torch.arange(length, device=student_logits.device) < target.lengths[:, None]
+    student = _masked(student_logits[:, :length], keep)
+    log_p = target.log_probs[:, :length]
+    if target.log_tail is not None and target.log_probs.shape[-1] < vocabulary:
+        log_p = torch.cat([log_p, target.log_tail[:, :length, None]], dim=-1)
+    log_p = torch.where(keep[..., None], log_p.to(student.dtype), 0.0)
+    return student if temperature == 1.0 else student / temperature, keep, log_p
+
+
+def _check(student_logits: Tensor, target: TokenTensors, temperature: float) -> int:
+    """Refuse shapes that do not fit; the target's longest row."""
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
     batch, positions, vocabulary = student_logits.shape
@@ -295,14 +315,20 @@ def _align(
         )
     if (target.ids is None) != (target.log_tail is None):
         raise ValueError("a sparse target needs both ids and log_tail, a dense one neither")
+    return length
+
+
+def _closed_cross_entropy(
+    student_logits: Tensor, target: TokenTensors, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross-entropy (B, U) with a closed target, the mask, and the target's log-probabilities."""
+    length = _check(student_logits, target, temperature)
+    assert target.ids is not None
     keep = torch.arange(length, device=student_logits.device) < target.lengths[:, None]
-    student = _masked(student_logits[:, :length], keep)
-    log_p = target.log_probs[:, :length]
-    tail_counts = not target.closed and target.log_probs.shape[-1] < vocabulary
-    if target.log_tail is not None and tail_counts:
-        log_p = torch.cat([log_p, target.log_tail[:, :length, None]], dim=-1)
-    log_p = torch.where(keep[..., None], log_p.to(student.dtype), 0.0)
-    return student if temperature == 1.0 else student / temperature, keep, log_p
+    log_p = torch.where(keep[..., None], target.log_probs[:, :length], 0.0)
+    ids = torch.where(keep[..., None], target.ids[:, :length], 0)
+    cross = few_token_cross_entropy(student_logits[:, :length], keep, ids, log_p, temperature)
+    return cross, keep, log_p.to(cross.dtype)
 
 
 def _student_outcomes(student: Tensor, keep: Tensor, target: TokenTensors) -> Tensor:
@@ -310,9 +336,6 @@ def _student_outcomes(student: Tensor, keep: Tensor, target: TokenTensors) -> Te
     if target.ids is None:
         return torch.log_softmax(student, dim=-1)
     ids = torch.where(keep[..., None], target.ids[:, : target.longest], 0)
-    if target.closed:
-        # No log-probability of any other token is needed: half the memory of a log-softmax.
-        return student.gather(-1, ids) - student.logsumexp(dim=-1, keepdim=True)
     log_q = torch.log_softmax(student, dim=-1)
     kept = log_q.gather(-1, ids)
     if target.ids.shape[-1] >= log_q.shape[-1]:
