@@ -14,12 +14,12 @@ from kd_ray.report.runs import Run
 from kd_ray.report.systems import Evaluation
 
 DIAGNOSTICS: Mapping[str, str] = {
-    "beta": "beta: chance that a sentence keeps its data prefix",
+    "beta": "beta, chance of a data prefix",
     "replaced_share": "share of prefixes from rollouts",
     "rollout_length_ratio": "length of rollouts to references",
     "teacher_entropy": "entropy of the teacher, nats",
-    "agreement_reference": "teacher's first choice is the reference's token",
-    "agreement_rollout": "teacher's first choice is the rollout's token",
+    "agreement_reference": "teacher agrees with reference",
+    "agreement_rollout": "teacher agrees with rollout",
 }
 """Keys of training lines in metrics.jsonl, and what they are."""
 

@@ -78,9 +78,9 @@ def learning_curves(results: Evaluation[Any], runs: Sequence[Run]) -> str | None
     height = 3.6
     with figure(10, height) as drawing:
         left, right = drawing.subplots(1, 2)
-        _draw_curves(left, errors, results, runs, height)
+        _draw_curves(left, errors, results, runs, height, falls=results.lower_is_better)
         left.set_title(title)
-        _draw_curves(right, losses, results, runs, height)
+        _draw_curves(right, losses, results, runs, height, falls=True)
         right.set_title("Training loss, mean of each epoch")
         for axes in (left, right):
             axes.set_xlabel("epoch")
@@ -95,6 +95,8 @@ def _draw_curves(
     results: Evaluation[Any],
     runs: Sequence[Run],
     height: float,
+    *,
+    falls: bool,
 ) -> None:
     styles = looks(results)
     shown = short_names([run.label for run in runs])
@@ -127,8 +129,9 @@ def _draw_curves(
         labels.append((xs[-1], ys[-1], shown[label], style.color))
     values = sorted(value for curve in curves.values() for value in curve.values())
     if values:
-        # A first epoch at 100 % or more would flatten all that matters.
-        low, high = values[0], values[min(len(values) - 1, int(0.98 * len(values)))]
+        # A first epoch at 100 % error or more would flatten all that matters.
+        last = min(len(values) - 1, int(0.98 * len(values))) if falls else len(values) - 1
+        low, high = values[0], values[last]
         margin = 0.06 * (high - low) or 0.5
         axes.set_ylim(max(0.0, low - margin) if low >= 0 else low - margin, high + margin)
     label_right(axes, labels, height_in=height - 0.9)

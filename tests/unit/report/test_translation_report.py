@@ -171,7 +171,7 @@ def test_the_page_shows_translations_and_diagnostics(folder, tmp_path):
         "higher is better; TER: lower is better",
         "nrefs:1|case:mixed|eff:no|tok:13a",
         "Validation BLEU",
-        "beta: chance that a sentence keeps its data prefix",
+        "beta, chance of a data prefix",
         "rollouts",
         "best validation BLEU 14.0 in epoch 4",
         "The 10 with the lowest chrF++",
@@ -180,7 +180,7 @@ def test_the_page_shows_translations_and_diagnostics(folder, tmp_path):
         "words of reference translations",
     ):
         assert text in checker.text, text
-    assert "teacher's first choice is the rollout" not in checker.text  # nobody has it
+    assert "teacher agrees with rollout" not in checker.text  # nobody has it
     again = write_report(folder, runs, tmp_path / "again.html", "Speech", now=NOW).read_text()
     assert page == again
 
