@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable[[], Callable[..., Any]]] = {
     "evaluate": _lazily("evaluate", "evaluate"),
     "decode": _lazily("decode", "decode"),
     "report": _lazily("report", "report"),
+    "compare": _lazily("compare", "compare"),
     "recipe": _lazily("recipe", "recipe"),
     "replay": _lazily("replay", "replay"),
     "bench": _lazily("bench", "bench_step"),
