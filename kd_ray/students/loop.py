@@ -23,6 +23,7 @@ from kd_ray.core.contracts import Reporter, Signal, TeachersGone
 from kd_ray.core.criteria import Part
 from kd_ray.core.schedules import Schedule
 from kd_ray.students.checkpoints import TrainingCheckpoints
+from kd_ray.students.monitor import Monitor
 from kd_ray.students.optim import set_lr
 from kd_ray.students.pipeline import Pipeline, Update
 from kd_ray.students.signal_statistics import SignalStatistics
@@ -117,7 +118,11 @@ def take_update(student: Student, progress: Progress, update: Update) -> dict[st
     set_lr(student.optimizer, lr)
     counts = learner.global_counts(update, signals)
     alpha = student.alpha(update)
-    sums = learner.accumulate_gradients(update, signals, counts, alpha=alpha)
+    planner = student.pipeline.planner
+    monitor = None if planner is None else Monitor(planner)
+    sums = learner.accumulate_gradients(
+        update, signals, counts, alpha=alpha, on_losses=None if monitor is None else monitor.watch
+    )
     if update.index < student.training.freeze_encoder_updates:
         learner.forget_encoder_gradients()
     grad_norm = nn.utils.clip_grad_norm_(
@@ -146,6 +151,7 @@ def take_update(student: Student, progress: Progress, update: Update) -> dict[st
         "data_s": update.data_s,
         "rollout_s": update.rollout_s,
         "teacher_wait_s": update.teacher_wait_s,
+        **({} if monitor is None else monitor.figures(update, learner.collective)),
         "student_s": time.perf_counter() - started,
     }
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from kd_ray.config.commands import DistillConfig, TrainConfig
 from kd_ray.config.load import check
@@ -145,7 +145,9 @@ def replay_update(folder: Path) -> Replay:
     utterances: dict[str, dict[str, float]] = {}
     bad_features: list[str] = []
 
-    def watch(micro: MicroBatch, losses: Mapping[str, LossSum]) -> None:
+    def watch(
+        micro: MicroBatch, signal: Signal | None, losses: Mapping[str, LossSum], logits: Tensor
+    ) -> None:
         for row, name in enumerate(micro.batch.utterance_ids):
             utterances[name] = {
                 part: float(each.rows[row].detach()) for part, each in losses.items()

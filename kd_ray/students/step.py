@@ -23,7 +23,8 @@ from kd_ray.speech.features import spec_augment
 from kd_ray.students.collective import Collective
 from kd_ray.students.pipeline import MicroBatch, Update
 
-OnLosses = Callable[[MicroBatch, Mapping[str, LossSum]], None]
+OnLosses = Callable[[MicroBatch, Signal | None, Mapping[str, LossSum], Tensor], None]
+"""Sees a micro-batch, its signal, the losses by part, and the decoder's logits (R, L+1, V)."""
 
 
 class TeacherForcing(nn.Module):
@@ -153,7 +154,7 @@ class Learner:
             items=micro.items,
         )
         if on_losses is not None:
-            on_losses(micro, losses)
+            on_losses(micro, signal, losses, decoder_logits.detach())
         total = self.criterion.total(losses, counts, alpha=alpha)
         # DDP averages gradients over workers, the loss is a sum over them.
         (total * self.collective.world).backward()  # type: ignore[no-untyped-call]

@@ -70,9 +70,8 @@ def german_tokens() -> Tokens:
 
 def make_translators(root: Path) -> None:
     """Below the root of the tiny corpus: `data/st.parquet`, and systems of all kinds in `st/`."""
-    from kd_ray.models.build import build_model
-
     from kd_ray.config.model import Model
+    from kd_ray.models.build import build_model
     from kd_ray.models.checkpoint import save_model
 
     spoken = read_manifest(root / "data" / "valid.parquet")

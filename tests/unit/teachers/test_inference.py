@@ -14,7 +14,7 @@ from kd_ray.speech.audio import AudioError, read_waveform
 from kd_ray.speech.features import LogMelExtractor
 from kd_ray.speech.manifest import read_manifest, write_manifest
 from kd_ray.speech.tokens import Tokens
-from kd_ray.teachers import inference, readers
+from kd_ray.teachers import readers
 from kd_ray.teachers.inference import InferenceJob, ShardScorer
 from kd_ray.teachers.store import StoreError, TargetStore
 
