@@ -6,7 +6,6 @@ from pydantic import Field
 
 from kd_ray.config.base import Section
 
-
 SelectBy = Literal["attention", "ctc", "bleu", "chrf++"]
 
 

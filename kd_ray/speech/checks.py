@@ -56,7 +56,8 @@ class BadRowsError(ValueError):
         self.bad_rows = tuple(bad_rows)
         super().__init__(
             f"{what}: {report(bad_rows)}\n"
-            "Ways out: correct these rows, or set on_bad_row: skip to go on without them."
+            "Ways out: correct these rows, or go on without them: `on_bad_row: skip` of `prepare`, "
+            "`data.batches.on_bad_row: skip` of a training."
         )
 
 

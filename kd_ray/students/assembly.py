@@ -13,11 +13,9 @@ from kd_ray.config.data import AudioChecks
 from kd_ray.config.model import GlobalNormalizer, TextToText
 from kd_ray.config.teachers import PoolSource, Trust
 from kd_ray.core.contracts import (
-    Fusion,
     Reporter,
     StudentNeeds,
     TeacherSource,
-    Wanted,
     handshake,
 )
 from kd_ray.core.schedules import Progress as HowFar

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from kd_ray.evaluation.run_folder import write_json
-from kd_ray.models.checkpoint import load_model, save_model
+from kd_ray.models.checkpoint import CheckpointError, load_model, save_model
 from kd_ray.models.sequence_model import SequenceModel
 
 _NAME = re.compile(r"update-(\d{8})$")
@@ -71,12 +72,24 @@ class TrainingCheckpoints:
     def restore(
         self, folder: Path, model: SequenceModel, optimizer: torch.optim.Optimizer
     ) -> dict[str, Any]:
-        """Load weights and optimiser in place; returns the rest of the state."""
-        model.load_state_dict(load_model(folder / "model").model.state_dict())
-        state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        plain = state.pop("optimizer")
-        tensors = load_file(folder / "optimizer.safetensors")
-        optimizer.load_state_dict(_join(tensors, plain, optimizer))
+        """Load weights and optimiser in place; returns the rest of the state.
+
+        Raises:
+            CheckpointError: a file of it is damaged; says what the same command does without it.
+        """
+        try:
+            model.load_state_dict(load_model(folder / "model").model.state_dict())
+            state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            plain = state.pop("optimizer")
+            tensors = load_file(folder / "optimizer.safetensors")
+            optimizer.load_state_dict(_join(tensors, plain, optimizer))
+        except (SafetensorError, ValueError, KeyError, OSError) as error:
+            older = [each for each in self._numbered() if each.name < folder.name]
+            then = f"goes on from {older[-1].name}" if older else "starts from the beginning"
+            raise CheckpointError(
+                f"checkpoint {folder} is damaged ({error}); remove that folder, and the same "
+                f"command {then}"
+            ) from error
         return state
 
     def rollouts(self, folder: Path) -> dict[str, Any]:

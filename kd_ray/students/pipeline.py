@@ -17,8 +17,9 @@ from kd_ray.students.rollouts import Planner, Rollouts
 class MicroBatch:
     """A batch, the prefixes its decoder reads, the signal it waits for, and whether it counts.
 
-    `items` is None where every utterance is read along its reference. A ghost repeats a row of the global batch for a worker that got none, so that every worker takes
-    part in the exchange of gradients; its loss is multiplied by zero.
+    `items` is None where every utterance is read along its reference. A ghost repeats a row of the
+    global batch for a worker that got none, so that every worker takes part in the exchange of
+    gradients; its loss is multiplied by zero.
     """
 
     batch: Batch

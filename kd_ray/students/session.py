@@ -47,6 +47,7 @@ def run_session(
         run.forget_after(progress.update)
         if progress.update:
             run.event("resumed", update=progress.update)
+            logger.info("%s: resumed at update %d", run.name, progress.update)
     collective.barrier()
     train(student, progress)
     progress.statistics = SignalStatistics.from_list(collective.sum(progress.statistics.to_list()))
