@@ -12,6 +12,7 @@ import torch
 
 from kd_ray.config.commands import EvaluateConfig
 from kd_ray.config.evaluation import CascadeSystem, Head
+from kd_ray.config.teachers import TrustTable
 from kd_ray.core.translation_scores import REPORTED, TITLES, signature
 from kd_ray.evaluation.cascade import AnySystem, Cascade, load_any
 from kd_ray.evaluation.decode import Search, greedy_heads
@@ -55,6 +56,7 @@ def evaluate(config: EvaluateConfig, root: Path) -> dict[str, Any]:
     for entry in _entries(config, root):
         results["systems"].append(_score(config, root, run, splits, entry, paces))
     write_json(run.path / "results.json", results)
+    _write_trust(run, results)
     run.write_summary({"name": config.name, "command": "evaluate", "status": "finished"})
     return results
 
@@ -114,6 +116,28 @@ def _entries(config: EvaluateConfig, root: Path) -> list[Entry]:
     return found
 
 
+def _write_trust(run: RunFolder, results: Mapping[str, Any]) -> None:
+    """Error rates of teachers and experts by split: what `scope: corpus` trusts them by."""
+    trusted = [row for row in results["systems"] if row["kind"] in ("teacher", "expert")]
+    if not trusted:
+        return
+    translates = results["family"] == "translation"
+    measure = "1 - chrF++" if translates else f"{results['decoding']} error rate"
+    for split in results["splits"]:
+        scores = [row["scores"][split] for row in trusted]
+        errors = [
+            100.0 - score["chrf++"] if translates else score[results["decoding"]]["error_rate"]
+            for score in scores
+        ]
+        table = TrustTable(
+            split=split,
+            measure=measure,
+            teachers=tuple(row["digest"] for row in trusted),
+            error_percent=tuple(errors),
+        )
+        write_json(run.path / "trust" / f"{split}.json", table.model_dump(mode="json"))
+
+
 def _places(place: str | CascadeSystem) -> tuple[str, ...]:
     return (place.asr, place.mt) if isinstance(place, CascadeSystem) else (place,)
 
@@ -163,6 +187,7 @@ def _score(
         "folder": folders[-1],
         "parameters": system.parameters,
         "bytes": system.bytes,
+        "digest": system.digest,
         "strategy": None if isinstance(system, Cascade) else _strategy(system.folder),
         "scores": {},
     }

@@ -11,7 +11,7 @@ import torch
 from kd_ray.config.commands import DistillConfig, TrainConfig
 from kd_ray.config.data import AudioChecks
 from kd_ray.config.model import GlobalNormalizer, TextToText
-from kd_ray.config.teachers import PoolSource, Trust
+from kd_ray.config.teachers import PoolSource, Strategy, Trust
 from kd_ray.core.contracts import (
     Reporter,
     StudentNeeds,
@@ -20,6 +20,7 @@ from kd_ray.core.contracts import (
 )
 from kd_ray.core.schedules import Progress as HowFar
 from kd_ray.core.schedules import Schedule, alpha_at
+from kd_ray.core.trust import check_trust_on_rollouts
 from kd_ray.evaluation.run_folder import RunFolder, RunFolderError
 from kd_ray.evaluation.system import resolve_checkpoint
 from kd_ray.models.build import build_model
@@ -38,7 +39,7 @@ from kd_ray.students.loop import Progress, Student
 from kd_ray.students.optim import build_optimizer
 from kd_ray.students.pipeline import Pipeline, Update
 from kd_ray.students.replay import dump_update
-from kd_ray.students.requests import build_request
+from kd_ray.students.requests import build_request, resolve_strategy
 from kd_ray.students.rollouts import build_planner
 from kd_ray.students.signal_statistics import SignalStatistics
 from kd_ray.students.step import Learner, TeacherForcing
@@ -199,8 +200,11 @@ def build_student(
     inventories = Inventories.load(config, root)
     tokens = inventories.target
     distills = config if isinstance(config, DistillConfig) else None
+    strategy: Strategy | None = None
     if source is not None:
         handshake(student_needs(tokens, distills), source.describe())
+        if distills is not None:
+            strategy = _strategy(distills, source, root)
     splits = build_data(config, root, inventories)
     torch.manual_seed(training.seed)
     model = new_model(config, inventories)
@@ -253,7 +257,7 @@ def build_student(
         world=collective.world,
         accumulation=training.accumulation,
         source=source,
-        request=None if distills is None else build_request(distills, deadline_s),
+        request=None if distills is None else build_request(distills, deadline_s, strategy),
         planner=planner,
         with_audio=source is not None and _teachers_hear(source),
     )
@@ -315,6 +319,20 @@ def build_student(
         on_epoch=on_epoch,
     )
     return student, progress
+
+
+def _strategy(config: DistillConfig, source: TeacherSource, root: Path) -> Strategy:
+    """The strategy with its table, checked for what it would trust on the student's prefixes."""
+    teachers = source.describe().teachers
+    strategy = resolve_strategy(config.teachers.strategy, [each.digest for each in teachers], root)
+    if config.distillation.selector.type != "never":
+        check_trust_on_rollouts(
+            strategy,
+            num_teachers=len(teachers),
+            labels=all(each.has_ctc for each in teachers),
+            speech=all(each.reads == "speech" for each in teachers),
+        )
+    return strategy
 
 
 def _teachers_hear(source: TeacherSource) -> bool:

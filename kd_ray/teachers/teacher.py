@@ -81,6 +81,10 @@ class Teacher:
             expected = references.strings()
             ctc_errors = edit_errors(expected, strings) if model.has_ctc else unknown
             decoder_errors = edit_errors(expected, _until_eos(spoken, positions, model.eos))
+            # Along any other prefix they would tell of its writer's mistakes, not of the teacher's.
+            pairs = zip(prefix.strings(), expected, strict=True)
+            own = np.array([np.array_equal(read, right) for read, right in pairs])
+            decoder_errors = np.where(own, decoder_errors, -1)
             reference_lengths = references.lengths.astype(np.int64)
         return TeacherOutput(
             teacher=self.index,

@@ -1,5 +1,6 @@
 """Imitation end to end on the tiny corpus: a text expert scores what the student itself wrote."""
 
+import json
 import multiprocessing
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from runs import assert_close, free_port, last_weights, run, train_lines
 
 from kd_ray.config.model import TextToText
+from kd_ray.core.trust import TrustError
 from kd_ray.models.build import build_model
 from kd_ray.models.checkpoint import save_model
 from kd_ray.speech.tokens import Tokens
@@ -250,4 +252,42 @@ def test_what_students_cannot_do_yet_is_refused(tiny_root, experts):
         with pytest.raises(rollouts.NoSuchRollout, match=words):
             run(config.model_copy(update={"name": f"refused-{len(words)}"}), tiny_root,
                 source=source)  # fmt: skip
+    source.close()
+
+
+def table_of(root, folders, rates):
+    digests = [each.info.digest for each in load_teachers([root / folder for folder in folders])]
+    table = {"split": "valid", "measure": "1 - chrF++", "teachers": digests[::-1]}
+    (root / "trust.json").write_text(json.dumps({**table, "error_percent": rates[::-1]}))
+    return "trust.json"
+
+
+def test_a_table_of_error_rates_chooses_the_expert_on_student_prefixes(tiny_root, experts):
+    table = table_of(tiny_root, experts, [30.0, 10.0])
+    losses = {}
+    for name, asked, strategy in (
+        ("table", experts, {"type": "best", "scope": "corpus", "table": table}),
+        ("alone", [experts[1]], {"type": "average"}),
+        ("other", [experts[0]], {"type": "average"}),
+    ):
+        source = source_of(tiny_root, asked)
+        config = imitate(f"trusted-{name}", asked, "always_student", teachers__strategy=strategy)
+        run(config, tiny_root, source=source)
+        source.close()
+        losses[name] = [line.get("loss") for line in train_lines(tiny_root, f"trusted-{name}")]
+    assert losses["table"] == losses["alone"] != losses["other"]
+
+
+def test_error_rates_along_a_rollout_are_no_trust(tiny_root, experts):
+    source = source_of(tiny_root, experts)
+    strategy = {"type": "weighted", "trust": "teacher_forced"}
+    config = imitate("no-trust", experts, teachers__strategy=strategy)
+    with pytest.raises(TrustError, match="the student's own prefix"):
+        run(config, tiny_root, source=source)
+    missing = imitate(
+        "no-table", experts,
+        teachers__strategy={"type": "best", "scope": "corpus", "table": "nowhere.json"},
+    )  # fmt: skip
+    with pytest.raises(TrustError, match=r"nowhere\.json is no table"):
+        run(missing, tiny_root, source=source)
     source.close()
