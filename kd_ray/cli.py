@@ -24,6 +24,8 @@ _HELP = {
     "distill": "distil a student from teachers (local, store or pool)",
     "evaluate": "scores, sizes and speed of systems, with every hypothesis",
     "decode": "what one system hears or translates in a manifest or in audio files",
+    "transcribe": "a manifest with a recogniser's transcripts",
+    "translate": "a manifest with an expert's translations (sequence-level distillation)",
     "report": "one page with tables and plots from an evaluation and its runs",
     "compare": "two systems of an evaluation, utterance by utterance",
     "recipe": "commands one after another, as `make demo` runs them",

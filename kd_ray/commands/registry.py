@@ -21,6 +21,8 @@ COMMANDS: dict[str, Callable[[], Callable[..., Any]]] = {
     "distill": _lazily("train", "distill"),
     "evaluate": _lazily("evaluate", "evaluate"),
     "decode": _lazily("decode", "decode"),
+    "transcribe": _lazily("generate", "transcribe"),
+    "translate": _lazily("generate", "translate"),
     "report": _lazily("report", "report"),
     "compare": _lazily("compare", "compare"),
     "recipe": _lazily("recipe", "recipe"),

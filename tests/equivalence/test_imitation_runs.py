@@ -9,23 +9,17 @@ import tiny
 import torch
 from runs import assert_close, free_port, last_weights, run, train_lines
 
-from kd_ray.config.model import TextToText
 from kd_ray.core.trust import TrustError
-from kd_ray.models.build import build_model
-from kd_ray.models.checkpoint import save_model
-from kd_ray.speech.tokens import Tokens
 from kd_ray.students import loop, rollouts, step
 from kd_ray.students.collective import ProcessGroup
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.teacher import load_teachers
 
-NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
-SIZES = {"layers": 1, "size": 16, "heads": 2, "feed_forward_size": 16, **NO_DROPOUT}
 STUDENT = {
     "type": "speech_to_text",
     "front_end": {"num_mels": 16},
-    "encoder": {**SIZES, "conv_channels": 8},
-    "decoder": SIZES,
+    "encoder": {**tiny.ATTENTION, "conv_channels": 8},
+    "decoder": tiny.ATTENTION,
 }
 PRESETS = ("word_kd", "imitkd_optimal", "imitkd_full", "imitkd_gold_on_data", "always_student",
            "mixer")  # fmt: skip
@@ -38,23 +32,7 @@ PLAIN = {
 
 @pytest.fixture(scope="module")
 def experts(tiny_root):
-    """Two text experts with random weights, far from uniform."""
-    tokens = Tokens.load(tiny_root / "data" / "tokens.json")
-    folders = []
-    for number in range(2):
-        torch.manual_seed(number)
-        model = build_model(
-            TextToText.model_validate({"encoder": SIZES, "decoder": SIZES}),
-            vocabulary_size=len(tokens), blank=tokens.blank, bos=tokens.bos, eos=tokens.eos,
-            source_vocabulary_size=len(tokens),
-        )  # fmt: skip
-        for parameter in model.parameters():
-            parameter.data.mul_(2.0)
-        folder = tiny_root / "experts" / f"e{number}"
-        table = tokens.to_dict()
-        save_model(folder, model, tokens=table, extra={}, source_tokens=table)
-        folders.append(f"experts/e{number}")
-    return folders
+    return tiny.make_experts(tiny_root)
 
 
 def source_of(root, experts):
@@ -228,7 +206,7 @@ def test_two_workers_take_the_same_imitation_steps_as_one(tiny_root, experts):
 
 
 def test_the_student_is_left_in_training_mode_and_its_dropout_untouched(tiny_root, experts):
-    dropout = {**STUDENT, "decoder": {**SIZES, "dropout": 0.3}}
+    dropout = {**STUDENT, "decoder": {**tiny.ATTENTION, "dropout": 0.3}}
     lines = {}
     for kind, switches in (("eval", {}), ("dropout", {"dropout": True})):
         source = source_of(tiny_root, experts)
