@@ -1,6 +1,7 @@
 """The command line: `kd-ray COMMAND CONFIG [key=value ...]`."""
 
 import argparse
+import difflib
 import logging
 import sys
 from collections.abc import Sequence
@@ -12,15 +13,21 @@ from kd_ray.commands.registry import COMMANDS
 from kd_ray.config.base import Section
 from kd_ray.config.load import ConfigError, load, root_folder
 
+_LOOKS = ("check", "inspect", "selftest")
+"""Commands that look into configurations of other commands."""
+
 _HELP = {
     "prepare": "make manifests and tokens from a corpus, and check every row",
     "train": "train a model from references",
     "train-teachers": "train N models from one base and overrides, in parallel",
     "infer-teachers": "store the teachers' outputs (Parquet, through Ray Data)",
     "distill": "distil a student from teachers (local, store or pool)",
-    "evaluate": "error rates, sizes and speed of systems, with every hypothesis",
-    "decode": "what one system hears in a manifest or in audio files",
+    "evaluate": "scores, sizes and speed of systems, with every hypothesis",
+    "decode": "what one system hears or translates in a manifest or in audio files",
+    "transcribe": "a manifest with a recogniser's transcripts",
+    "translate": "a manifest with an expert's translations (sequence-level distillation)",
     "report": "one page with tables and plots from an evaluation and its runs",
+    "compare": "two systems of an evaluation, utterance by utterance",
     "recipe": "commands one after another, as `make demo` runs them",
     "replay": "a skipped update again: which utterances and parameters are not finite",
     "bench": "what a distillation step costs (`kd-ray bench step CONFIG`)",
@@ -32,6 +39,11 @@ _HELP = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 1 failed, 2 bad input)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    wrong = _wrong_word(arguments)
+    if wrong is not None:
+        _complain(wrong)
+        return 2
     parsed = _parser().parse_args(arguments)
     level = logging.DEBUG if parsed.verbose else logging.INFO
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
@@ -39,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(parsed)
     except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on where this one stopped")
+        _complain("interrupted; the same command goes on from its last checkpoint or finished part")
         return 130
     except (ValueError, OSError) as error:
         # What users can mend is a ValueError (or a file that cannot be read or written).
@@ -52,6 +64,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _complain(f"kd-ray {parsed.command} failed: {error}")
         return 1
+
+
+def _wrong_word(arguments: Sequence[str]) -> str | None:
+    """What argparse would answer with a list of everything: a mistyped command, dashed keys."""
+    names = [*COMMANDS, *_LOOKS]
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
+        near = difflib.get_close_matches(arguments[0], names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(names)}"
+        return f"kd-ray: no such command: {arguments[0]!r}; {hint}"
+    for argument in arguments[1:]:
+        key = argument.removeprefix("--")
+        if key != argument and "=" in key and not key.startswith(("split=", "student=")):
+            return f"kd-ray: {argument}: overrides are written without dashes: {key}"
+    return None
 
 
 def _run(parsed: argparse.Namespace) -> int:
@@ -100,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"kd-ray {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in [*COMMANDS, "check", "inspect", "selftest"]:
+    for name in [*COMMANDS, *_LOOKS]:
         command = commands.add_parser(name, help=_HELP[name], description=_HELP[name])
         command.add_argument("-v", "--verbose", action="store_true", help="tracebacks, debug lines")
         if name == "bench":

@@ -18,7 +18,7 @@ from kd_ray.core.contracts import (
     TeacherOutput,
     Wanted,
 )
-from kd_ray.speech.features import front_end_digest
+from kd_ray.teachers.readers import SpeechReader
 
 VOCABULARY = 7
 
@@ -40,6 +40,7 @@ class FakeTeacher:
     ) -> None:
         self.seed = seed
         self.front_end = LogMel(num_mels=num_mels)
+        self.reader = SpeechReader(self.front_end)
         self.pass_s = pass_s
         self.broken_after = broken_after
         self.error = error
@@ -54,7 +55,7 @@ class FakeTeacher:
             blank=0,
             bos=1,
             eos=2,
-            front_end_digest=front_end_digest(self.front_end),
+            front_end_digest=self.reader.digest,
             frame_rate_hz=100.0,
             parameters=10 * seed,
         )

@@ -9,8 +9,9 @@ from kd_ray.speech.audio import read_waveform
 from kd_ray.speech.features import LogMelExtractor
 from kd_ray.speech.manifest import read_manifest
 from kd_ray.speech.tokens import Tokens
+from kd_ray.students.assembly import Inventories, new_model
 from kd_ray.students.data import Batch
-from kd_ray.students.session import build_request, new_model
+from kd_ray.students.requests import build_request
 
 STRATEGIES = (
     {"type": "average"},
@@ -29,19 +30,19 @@ def request_for(config, root, rows):
     tokens = Tokens.load(root / config.data.tokens)
     batch = Batch(
         utterance_ids=tuple(row.id for row in rows),
-        features=torch.zeros(0),
+        inputs=torch.zeros(0),
         lengths=torch.zeros(0),
         references=Labels.of([tokens.encode(row.phones) for row in rows]),
         audio=Audio.of([read_waveform(row, root) for row in rows]),
     )
-    return build_request(config, 60.0)(batch)
+    return build_request(config, 60.0)(batch, None)
 
 
 def update_loss(config, root, request, signal):
     """The distillation loss of a student with fixed random weights on the request's batch."""
     tokens = Tokens.load(root / config.data.tokens)
     torch.manual_seed(0)
-    model = new_model(config, tokens).eval()
+    model = new_model(config, Inventories(tokens)).eval()
     features, lengths = LogMelExtractor(config.model.front_end)(request.audio.waveforms())
     references = request.references
     with torch.no_grad():

@@ -21,6 +21,17 @@ MODEL: dict[str, Any] = {
     "decoder": {"embedding_size": 8, "hidden_size": 12, "attention_size": 12},
 }
 
+ATTENTION: dict[str, Any] = {
+    "layers": 1,
+    "size": 16,
+    "heads": 2,
+    "feed_forward_size": 16,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+}
+"""Attention layers of a tiny translator."""
+
 PLAIN_SGD: dict[str, Any] = {
     "model__encoder__dropout": 0.0,
     "model__decoder__dropout": 0.0,
@@ -123,4 +134,37 @@ def make_teachers(root: Path, count: int = 3) -> list[str]:
         save_model(root / folder, model, tokens=tokens.to_dict(), extra={})
         folders.append(folder)
     write_atomically(root / "teachers.txt", "\n".join(["# tiny teachers", *folders]) + "\n")
+    return folders
+
+
+def make_experts(root: Path, count: int = 2) -> list[str]:
+    """Checkpoint folders (relative to `root`) of text translators with random, different weights.
+
+    They read phones and write phones.
+    """
+    import torch
+
+    from kd_ray.config.model import TextToText
+    from kd_ray.models.build import build_model
+    from kd_ray.models.checkpoint import save_model
+
+    tokens = Tokens.load(root / "data" / "tokens.json")
+    folders = []
+    for number in range(count):
+        torch.manual_seed(number)
+        model = build_model(
+            TextToText.model_validate({"encoder": ATTENTION, "decoder": ATTENTION}),
+            vocabulary_size=len(tokens),
+            blank=tokens.blank,
+            bos=tokens.bos,
+            eos=tokens.eos,
+            source_vocabulary_size=len(tokens),
+        )
+        for parameter in model.parameters():
+            # Far from uniform: experts must differ, and say something.
+            parameter.data.mul_(2.0)
+        folder = f"experts/e{number}"
+        table = tokens.to_dict()
+        save_model(root / folder, model, tokens=table, extra={}, source_tokens=table)
+        folders.append(folder)
     return folders

@@ -25,9 +25,9 @@ from kd_ray.evaluation.run_folder import RunFolder
 from kd_ray.evaluation.system import read_teacher_list
 from kd_ray.speech.manifest import Utterance, read_manifest, write_manifest
 from kd_ray.speech.tokens import Tokens
+from kd_ray.students.assembly import build_student
 from kd_ray.students.collective import Alone
 from kd_ray.students.loop import Progress, Student, take_update
-from kd_ray.students.session import build_student
 from kd_ray.teachers.temporary import temporary_store
 
 _BATCHES = 8

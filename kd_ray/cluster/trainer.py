@@ -25,8 +25,9 @@ from kd_ray.evaluation.run_folder import RunFolder
 from kd_ray.evaluation.system import read_teacher_list
 from kd_ray.models.checkpoint import checkpoint_digest
 from kd_ray.speech.tokens import Tokens
+from kd_ray.students.assembly import read_split, student_needs
 from kd_ray.students.collective import Alone, Collective, ProcessGroup
-from kd_ray.students.session import read_split, run_session, student_needs
+from kd_ray.students.session import run_session
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.store import TargetStore
 from kd_ray.teachers.store_source import StoreSource
@@ -77,7 +78,8 @@ def _look_before_starting(job: TrainingJob) -> None:
     for manifest in (job.config.data.train, job.config.data.valid):
         read_split(manifest, job.root, job.config, tokens)
     if job.pool is not None:
-        handshake(student_needs(tokens), job.pool.info)
+        assert isinstance(job.config, DistillConfig)
+        handshake(student_needs(tokens, job.config), job.pool.info)
 
 
 def _fit(trainer: TorchTrainer) -> None:

@@ -21,6 +21,7 @@ from kd_ray.config.commands import (
 )
 from kd_ray.config.data import ManifestCorpus
 from kd_ray.config.load import load
+from kd_ray.config.model import Model, TextToText
 from kd_ray.config.teachers import PoolSource, StoreSource
 from kd_ray.config.training import Workers
 from kd_ray.core.contracts import TeacherInfo, TeachersInfo, handshake
@@ -28,7 +29,7 @@ from kd_ray.evaluation.system import read_teacher_list, resolve_checkpoint
 from kd_ray.models.checkpoint import checkpoint_digest, read_config
 from kd_ray.speech.manifest import Utterance, read_manifest
 from kd_ray.speech.tokens import Tokens
-from kd_ray.students.session import read_split, student_needs
+from kd_ray.students.assembly import read_split, student_needs
 from kd_ray.teachers.store import TargetStore, estimate_bytes
 from kd_ray.teachers.teacher import load_teachers
 
@@ -96,7 +97,7 @@ def _check_train_teachers(config: TrainTeachersConfig, root: Path, found: Findin
     checked: set[str] = set()
     for name, each in configs.items():
         # Teachers mostly share data and front end: look at each combination once.
-        key = repr((each.data, each.model.front_end, each.model.encoder.time_strides))
+        key = repr((each.data, each.model.type, _front_end(each.model)))
         if key not in checked:
             checked.add(key)
             before = len(found.problems)
@@ -105,6 +106,13 @@ def _check_train_teachers(config: TrainTeachersConfig, root: Path, found: Findin
                 f"teacher {name}: {text}" for text in found.problems[before:]
             ]
     _check_workers(config.base.workers, 0.0, 0.0, found)
+
+
+def _front_end(model: Model) -> object:
+    """What makes the number of encoder frames; nothing for a reader of text."""
+    if isinstance(model, TextToText):
+        return None
+    return model.front_end, model.encoder
 
 
 def _check_data(
@@ -152,7 +160,8 @@ def _check_distill(config: DistillConfig, root: Path, found: Findings) -> None:
     if data is None or infos is None:
         return
     tokens, train = data
-    found.attempt(handshake, student_needs(tokens), TeachersInfo(tuple(infos), source=source.type))
+    needs = student_needs(tokens, config)
+    found.attempt(handshake, needs, TeachersInfo(tuple(infos), source=source.type))
     if store is not None:
         found.attempt(_check_coverage, store, train, infos, config)
     found.notes.append(_estimates(config, tokens, train, len(infos), hosts))
@@ -245,17 +254,21 @@ def _check_infer(config: InferTeachersConfig, root: Path, found: Findings) -> No
 
 
 def _check_evaluate(config: EvaluateConfig, root: Path, found: Findings) -> None:
-    found.attempt(Tokens.load, root / config.tokens)
+    if config.tokens is not None:
+        found.attempt(Tokens.load, root / config.tokens)
     for manifest in config.splits.values():
         found.attempt(read_manifest, root / manifest)
     if config.systems.teachers:
         found.attempt(read_teacher_list, config.systems.teachers, root)
-    for folder in config.systems.students.values():
+    cascades = [each for pair in config.systems.cascades.values() for each in (pair.asr, pair.mt)]
+    for folder in [*config.systems.students.values(), *config.systems.experts.values(), *cascades]:
         found.attempt(lambda place=folder: read_config(resolve_checkpoint(root / place)))
 
 
 def _check_decode(config: DecodeConfig, root: Path, found: Findings) -> None:
-    found.attempt(lambda: read_config(resolve_checkpoint(root / config.system)))
+    parts = config.system
+    for folder in [parts] if isinstance(parts, str) else [parts.asr, parts.mt]:
+        found.attempt(lambda place=folder: read_config(resolve_checkpoint(root / place)))
     if config.manifest is not None:
         found.attempt(read_manifest, root / config.manifest)
 

@@ -1,4 +1,4 @@
-"""`kd-ray decode`: what one system hears in a manifest or in audio files."""
+"""`kd-ray decode`: what one system hears or translates in a manifest or in audio files."""
 
 import json
 import logging
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kd_ray.config.commands import DecodeConfig
-from kd_ray.evaluation.decode import decode_utterances
+from kd_ray.evaluation.cascade import load_any
+from kd_ray.evaluation.decode import Search, decode_utterances
 from kd_ray.evaluation.run_folder import write_json_lines
-from kd_ray.evaluation.system import load_system
 from kd_ray.speech.audio import read_duration_s
 from kd_ray.speech.manifest import Utterance, read_manifest
 
@@ -18,22 +18,25 @@ logger = logging.getLogger(__name__)
 
 
 def decode(config: DecodeConfig, root: Path) -> list[dict[str, Any]]:
-    """Greedy hypotheses, in the order of the input; written to `output` or to standard output."""
-    system = load_system(root / config.system)
+    """Hypotheses, in the order of the input; written to `output` or to standard output."""
+    system = load_any(config.system, root, reads_column=config.reads_column)
+    system.require(config.decoding)
     if config.manifest is not None:
         utterances = read_manifest(root / config.manifest)
     else:
         utterances = [_from_file(path, root) for path in config.audio]
+    search = Search((config.decoding,), config.beam_size, config.length_penalty, config.max_tokens)
     by_id = {
         hypothesis.utterance_id: hypothesis
-        for hypothesis in decode_utterances(
-            system.encode_waveforms, system.model, utterances, root, config.batch_size
-        )
+        for hypothesis in decode_utterances(system, utterances, root, config.batch_size, search)
     }
-    rows = [
-        {"id": row.id, "hypothesis": system.tokens.decode(getattr(by_id[row.id], config.decoding))}
-        for row in utterances
-    ]
+    rows: list[dict[str, Any]] = []
+    for utterance in utterances:
+        found = by_id[utterance.id]
+        row = {"id": utterance.id, "hypothesis": system.tokens.decode(found.by(config.decoding))}
+        if found.transcript is not None:
+            row["transcript"] = found.transcript
+        rows.append(row)
     if config.output is None:
         for row in rows:
             sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")

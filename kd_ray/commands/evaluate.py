@@ -1,28 +1,43 @@
-"""`kd-ray evaluate`: error rates, sizes and speed of systems, with every hypothesis."""
+"""`kd-ray evaluate`: scores, sizes and speed of systems, with every hypothesis."""
 
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from kd_ray.config.commands import EvaluateConfig
+from kd_ray.config.evaluation import CascadeSystem, Head
+from kd_ray.config.teachers import TrustTable
+from kd_ray.core.translation_scores import REPORTED, TITLES, signature
+from kd_ray.evaluation.cascade import AnySystem, Cascade, load_any
+from kd_ray.evaluation.decode import Search, greedy_heads
 from kd_ray.evaluation.run_folder import RunFolder, write_json, write_json_lines
-from kd_ray.evaluation.score import real_time_factor, score_split, size_on_disk, split_scores
+from kd_ray.evaluation.score import real_time_factor, score_split, split_scores
 from kd_ray.evaluation.system import (
-    System,
     UnusableSystem,
-    load_system,
     read_teacher_list,
     resolve_checkpoint,
     system_name,
 )
-from kd_ray.speech.manifest import manifest_digest, read_manifest
+from kd_ray.evaluation.translation import score_translations, translation_scores
+from kd_ray.speech.manifest import Utterance, manifest_digest, read_manifest
 from kd_ray.speech.tokens import Tokens
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table to be: what it is called, and where its models lie."""
+
+    kind: str
+    label: str
+    place: str | CascadeSystem
 
 
 def evaluate(config: EvaluateConfig, root: Path) -> dict[str, Any]:
@@ -35,122 +50,245 @@ def evaluate(config: EvaluateConfig, root: Path) -> dict[str, Any]:
     for part in ("hypotheses", "systems"):
         (run.path / part).mkdir(parents=True, exist_ok=True)
     run.open(config)
-    tokens = Tokens.load(root / config.tokens)
-    results: dict[str, Any] = {
-        "decoding": config.decoding,
-        "unit": tokens.unit,
-        "splits": _splits(config, root),
-        "systems": [],
-    }
-    for kind, label, folder in _systems(config, root):
-        results["systems"].append(_score(config, root, run, tokens, kind, label, folder))
+    splits = {name: read_manifest(root / path) for name, path in config.splits.items()}
+    results = {**_header(config, root, splits), "systems": []}
+    paces: dict[str, float | None] = {}
+    for entry in _entries(config, root):
+        results["systems"].append(_score(config, root, run, splits, entry, paces))
     write_json(run.path / "results.json", results)
+    _write_trust(run, results)
     run.write_summary({"name": config.name, "command": "evaluate", "status": "finished"})
     return results
 
 
-def _systems(config: EvaluateConfig, root: Path) -> list[tuple[str, str, Path]]:
-    found: list[tuple[str, str, Path]] = []
-    if config.systems.teachers:
-        folders = read_teacher_list(config.systems.teachers, root)
-        found += [("teacher", system_name(folder), folder) for folder in folders]
-    for label, place in config.systems.students.items():
-        found.append(("student", label, resolve_checkpoint(root / place)))
-    labels = [label for _, label, _ in found]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise UnusableSystem(f"systems: the labels {', '.join(twice)} are used twice")
-    return found
-
-
-def _splits(config: EvaluateConfig, root: Path) -> dict[str, dict[str, Any]]:
-    splits = {}
-    for name, manifest in config.splits.items():
-        rows = read_manifest(root / manifest)
-        splits[name] = {
-            "manifest": manifest,
+def _header(
+    config: EvaluateConfig, root: Path, splits: Mapping[str, list[Utterance]]
+) -> dict[str, Any]:
+    header: dict[str, Any] = {"decoding": config.decoding}
+    if config.decoding == "beam":
+        header |= {"beam_size": config.beam_size, "length_penalty": config.length_penalty}
+    if config.translates:
+        header |= {
+            "family": "translation",
+            "protocol": config.protocol,
+            "signatures": {
+                metric: signature(metric, tokenizer=config.bleu_tokenizer) for metric in REPORTED
+            },
+        }
+    else:
+        assert config.tokens is not None
+        unit = Tokens.load(root / config.tokens).unit
+        header |= {"family": "error_rate", "unit": "words" if unit == "sentencepiece" else unit}
+    header["splits"] = {
+        name: {
+            "manifest": config.splits[name],
             "digest": manifest_digest(rows),
             "utterances": len(rows),
         }
-    return splits
+        for name, rows in splits.items()
+    }
+    return header
+
+
+def _entries(config: EvaluateConfig, root: Path) -> list[Entry]:
+    found: list[Entry] = []
+    systems = config.systems
+    if systems.teachers:
+        folders = read_teacher_list(systems.teachers, root)
+        found += [Entry("teacher", system_name(folder), str(folder)) for folder in folders]
+    found += [
+        Entry(kind, label, place)
+        for kind, places in (
+            ("student", systems.students),
+            ("expert", systems.experts),
+            ("cascade", systems.cascades),
+        )
+        for label, place in places.items()
+    ]
+    labels = [entry.label for entry in found]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise UnusableSystem(f"systems: the labels {', '.join(twice)} are used twice")
+    for entry in found:
+        # Every folder before the first system is decoded, which may take long.
+        for place in _places(entry.place):
+            resolve_checkpoint(root / place)
+    return found
+
+
+def _write_trust(run: RunFolder, results: Mapping[str, Any]) -> None:
+    """Error rates of teachers and experts by split: what `scope: corpus` trusts them by."""
+    trusted = [row for row in results["systems"] if row["kind"] in ("teacher", "expert")]
+    if not trusted:
+        return
+    translates = results["family"] == "translation"
+    measure = "1 - chrF++" if translates else f"{results['decoding']} error rate"
+    for split in results["splits"]:
+        scores = [row["scores"][split] for row in trusted]
+        errors = [
+            100.0 - score["chrf++"] if translates else score[results["decoding"]]["error_rate"]
+            for score in scores
+        ]
+        table = TrustTable(
+            split=split,
+            measure=measure,
+            teachers=tuple(row["digest"] for row in trusted),
+            error_percent=tuple(errors),
+        )
+        write_json(run.path / "trust" / f"{split}.json", table.model_dump(mode="json"))
+
+
+def _places(place: str | CascadeSystem) -> tuple[str, ...]:
+    return (place.asr, place.mt) if isinstance(place, CascadeSystem) else (place,)
+
+
+def _load(config: EvaluateConfig, root: Path, entry: Entry) -> AnySystem:
+    system = load_any(entry.place, root, reads_column=config.reads_column)
+    system.require(config.decoding)
+    if entry.kind == "expert" and system.reads != "text":
+        raise UnusableSystem(
+            f"{entry.label} ({system.folders[0]}) reads speech, and experts read text; name it "
+            "under systems.students or systems.teachers"
+        )
+    if config.tokens is not None:
+        tokens = Tokens.load(root / config.tokens)
+        if system.tokens.digest != tokens.digest:
+            own = system.folders[-1] / "tokens.json"
+            raise UnusableSystem(
+                f"{entry.label} ({system.folders[-1]}) writes other tokens "
+                f"({system.tokens.digest}) than {config.tokens} ({tokens.digest}): their error "
+                f"rates cannot be compared; evaluate it apart, with tokens: {own}"
+            )
+    return system
 
 
 def _score(
     config: EvaluateConfig,
     root: Path,
     run: RunFolder,
-    tokens: Tokens,
-    kind: str,
-    label: str,
-    folder: Path,
+    splits: Mapping[str, list[Utterance]],
+    entry: Entry,
+    paces: dict[str, float | None],
 ) -> dict[str, Any]:
-    system = load_system(folder)
-    if system.tokens.digest != tokens.digest:
-        raise UnusableSystem(
-            f"{label} ({folder}) writes other tokens ({system.tokens.digest}) than {config.tokens} "
-            f"({tokens.digest}): their error rates cannot be compared; evaluate it apart, with "
-            f"tokens: {folder / 'tokens.json'}"
-        )
-    identity = {
-        "digest": system.digest,
-        "splits": {name: manifest_digest(root / path) for name, path in config.splits.items()},
-        "column": config.column,
-        "speed_utterances": config.speed_utterances,
-    }
-    key = hashlib.sha256(json.dumps([label, identity], sort_keys=True).encode()).hexdigest()[:16]
-    cached = run.path / "systems" / f"{key}.json"
-    written = [_hypotheses_path(run, name, label) for name in config.splits]
+    system = _load(config, root, entry)
+    cached = run.path / "systems" / f"{_key(config, splits, entry, system)}.json"
+    written = [_hypotheses_path(run, name, entry.label) for name in splits]
     if cached.exists() and all(path.exists() for path in written):
-        row: dict[str, Any] = json.loads(cached.read_text(encoding="utf-8"))
-        return row
-    row = {
-        "label": label,
-        "kind": kind,
-        "folder": str(folder.relative_to(root) if folder.is_relative_to(root) else folder),
+        known: dict[str, Any] = json.loads(cached.read_text(encoding="utf-8"))
+        paces.setdefault(_architecture(system), known["real_time_factor"])
+        return known
+    folders = [
+        str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
+        for folder in system.folders
+    ]
+    row: dict[str, Any] = {
+        "label": entry.label,
+        "kind": entry.kind,
+        "folder": folders[-1],
         "parameters": system.parameters,
-        "bytes": size_on_disk(folder),
-        "strategy": _strategy(folder),
+        "bytes": system.bytes,
+        "digest": system.digest,
+        "strategy": None if isinstance(system, Cascade) else _strategy(system.folder),
         "scores": {},
     }
-    for name, manifest in config.splits.items():
-        row["scores"][name] = _score_split(config, root, run, system, label, name, manifest)
-    row["real_time_factor"] = _speed(config, root, system)
-    shown = row["scores"][list(config.splits)[-1]][config.decoding]["error_rate"]
-    logger.info("%-24s %s error %6.2f %%", label, list(config.splits)[-1], shown)
+    if isinstance(system, Cascade):
+        row["asr_folder"] = folders[0]
+    for name, utterances in splits.items():
+        scores, lines = _score_split(config, root, system, utterances)
+        write_json_lines(_hypotheses_path(run, name, entry.label), lines)
+        row["scores"][name] = scores
+    last = list(splits)[-1]
+    # One measurement for each architecture: between equal ones there is nothing but noise.
+    architecture = _architecture(system)
+    if architecture not in paces:
+        paces[architecture] = _speed(config, root, system, splits[last])
+    row["real_time_factor"] = paces[architecture]
+    _log(config, entry, last, row["scores"][last])
     write_json(cached, row)
     return row
 
 
-def _score_split(
+def _key(
     config: EvaluateConfig,
-    root: Path,
-    run: RunFolder,
-    system: System,
-    label: str,
-    name: str,
-    manifest: str,
-) -> dict[str, Any]:
-    result = score_split(
+    splits: Mapping[str, list[Utterance]],
+    entry: Entry,
+    system: AnySystem,
+) -> str:
+    identity = {
+        "digest": system.digest,
+        "splits": {name: manifest_digest(rows) for name, rows in splits.items()},
+        "column": config.column,
+        "speed_utterances": config.speed_utterances,
+        "search": [config.decoding, config.beam_size, config.length_penalty, config.max_tokens],
+        "texts": [config.reads_column, config.protocol, config.bleu_tokenizer],
+    }
+    described = json.dumps([entry.kind, entry.label, identity], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+def _search(config: EvaluateConfig, heads: tuple[Head, ...]) -> Search:
+    return Search(heads, config.beam_size, config.length_penalty, config.max_tokens)
+
+
+def _score_split(
+    config: EvaluateConfig, root: Path, system: AnySystem, utterances: list[Utterance]
+) -> tuple[dict[str, Any], Any]:
+    """Scores and a line for each utterance."""
+    if config.translates:
+        translated = score_translations(
+            system,
+            utterances,
+            root=root,
+            batch_size=config.batch_size,
+            search=_search(config, (config.decoding,)),
+            head=config.decoding,
+            protocol=config.protocol,
+            tokenizer=config.bleu_tokenizer,
+        )
+        return translation_scores(translated), translated.rows
+    model = system.mt.model if isinstance(system, Cascade) else system.model
+    heads = greedy_heads(model)
+    counted = score_split(
         system,
-        read_manifest(root / manifest),
+        utterances,
         root=root,
         column=config.column,
         batch_size=config.batch_size,
+        search=_search(config, heads if config.decoding in heads else (*heads, config.decoding)),
     )
-    write_json_lines(_hypotheses_path(run, name, label), result.rows)
-    return split_scores(result)
+    return split_scores(counted), counted.rows
+
+
+def _log(config: EvaluateConfig, entry: Entry, split: str, scores: Mapping[str, Any]) -> None:
+    if config.translates:
+        shown = "  ".join(f"{TITLES[metric]} {scores[metric]:6.2f}" for metric in REPORTED)
+        logger.info("%-24s %s %s", entry.label, split, shown)
+    else:
+        rate = scores[config.decoding]["error_rate"]
+        logger.info("%-24s %s error %6.2f %%", entry.label, split, rate)
 
 
 def _hypotheses_path(run: RunFolder, split: str, label: str) -> Path:
     return run.path / "hypotheses" / split / f"{label.replace('/', '-')}.jsonl"
 
 
-def _speed(config: EvaluateConfig, root: Path, system: System) -> float | None:
+def _architecture(system: AnySystem) -> str:
+    """Equal for systems that differ in their weights alone."""
+    parts = (system.asr, system.mt) if isinstance(system, Cascade) else (system,)
+    return json.dumps(
+        [[part.model.config.model_dump(mode="json"), len(part.tokens)] for part in parts]
+    )
+
+
+def _speed(
+    config: EvaluateConfig, root: Path, system: AnySystem, utterances: list[Utterance]
+) -> float | None:
     if not config.speed_utterances:
         return None
-    manifest = list(config.splits.values())[-1]
-    rows = read_manifest(root / manifest)[: config.speed_utterances]
-    return real_time_factor(system, rows, root)
+    # Ranked by CTC or not, a recogniser is as fast as its attention decoder.
+    head: Head = "attention" if config.decoding == "ctc" else config.decoding
+    rows = utterances[: config.speed_utterances]
+    return real_time_factor(system, rows, root, _search(config, (head,)))
 
 
 def _strategy(folder: Path) -> str | None:

@@ -1,30 +1,47 @@
 """`kd-ray prepare`: a corpus becomes checked Parquet manifests and a token file."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from kd_ray.config.commands import PrepareConfig
-from kd_ray.config.data import DemoCorpus, LhotseCorpus, ManifestCorpus
+from kd_ray.config.data import (
+    Covost,
+    DemoCorpus,
+    EuroparlSt,
+    FairseqSpeech,
+    LhotseCorpus,
+    ManifestCorpus,
+    MustC,
+    ParallelText,
+    TedLium,
+    TokensFromFairseq,
+    TokenSource,
+)
 from kd_ray.speech.audio import read_duration_s
-from kd_ray.speech.checks import BadRow, BadRowsError, check_rows, good_rows
+from kd_ray.speech.checks import ANY_FRONT_END, BadRow, BadRowsError, check_rows, good_rows
+from kd_ray.speech.corpora.tables import Imported, count_rows
 from kd_ray.speech.manifest import Utterance, manifest_digest, read_manifest, write_manifest
-from kd_ray.speech.tokens import Tokens
+from kd_ray.speech.tokens import Tokens, TokensError
 
 logger = logging.getLogger(__name__)
 
-SUPERVISED = ("train", "valid", "test")
-"""Splits whose rows must have a text; others (unlabelled, text_only) need none."""
+UNSUPERVISED = ("unlabelled", "text_only")
+"""Splits whose rows need neither text nor speech."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was written: split name to manifest, and the token file."""
+    """What was written: split name to manifest, and the token files."""
 
     manifests: dict[str, Path]
     tokens: Path
+    inventories: dict[str, Path]
     rows: dict[str, int]
+    counts: dict[str, dict[str, int]]
+    """Sizes of each split as it was imported: repeated ids, empty texts, what was left out."""
     bad_rows: dict[str, list[BadRow]]
 
 
@@ -36,85 +53,180 @@ def prepare(config: PrepareConfig, root: Path) -> Prepared:
     """Make manifests and tokens in `config.folder`.
 
     Raises:
-        UnusableCorpus: rows that cannot be used, all of them, where `on_bad_row` is `fail`.
+        UnusableCorpus: rows that cannot be used, all of them, where `on_bad_row` is `fail`; or an
+            inventory of a split that the corpus does not have.
+        TokensError: texts that do not give the tokens asked for.
     """
     folder = root / config.folder
-    sources = _sources(config, folder, root)
-    rows = {name: read_manifest(path, allow_duplicate_ids=True) for name, path in sources.items()}
-    unit, column = config.tokens.unit, config.tokens.column
-    texts = [text for row in rows["train"] if (text := row.text(column))]
-    tokens = Tokens.train(texts, unit)
+    splits = _read(config, folder, root)
+    rows = {name: split.rows for name, split in splits.items()}
+    counts = {name: count_rows(split.rows) | split.left_out for name, split in splits.items()}
+    for name, found in counts.items():
+        shown = ", ".join(f"{what}: {count}" for what, count in found.items() if count)
+        logger.info("%-12s read %s", name, shown)
+    tokens = _tokens(config.tokens, rows, root, "tokens")
+    inventories = {
+        name: _tokens(wanted, rows, root, f"inventories.{name}")
+        for name, wanted in config.inventories.items()
+    }
+    further = {
+        wanted.column: inventories[name]
+        for name, wanted in config.inventories.items()
+        if wanted.column != config.tokens.column
+    }
     bad_rows: dict[str, list[BadRow]] = {}
     for name, utterances in rows.items():
-        supervised = name in SUPERVISED
-        bad = check_rows(
+        supervised = name not in UNSUPERVISED
+        bad = splits[name].faults + check_rows(
             utterances,
             root=root,
             tokens=tokens if supervised else None,
-            column=column if supervised else None,
+            column=config.tokens.column if supervised else None,
+            further_texts=further if supervised else None,
+            features_of=ANY_FRONT_END,
             checks=config.checks,
             frames_for=None,
             read_audio=not isinstance(config.corpus, DemoCorpus),
-            needs_audio=supervised,
+            needs_audio=supervised and not isinstance(config.corpus, ParallelText),
         )
         if bad:
-            bad_rows[name] = bad
+            bad_rows[name] = sorted(bad, key=lambda fault: fault.row)
     if bad_rows and config.on_bad_row == "fail":
         raise UnusableCorpus(
-            "\n".join(str(BadRowsError(bad, str(sources[name]))) for name, bad in bad_rows.items())
+            "\n".join(str(BadRowsError(bad, name)) for name, bad in bad_rows.items())
         )
     kept = {
         name: good_rows(utterances, bad_rows.get(name, ()), on_bad_row=config.on_bad_row, what=name)
         for name, utterances in rows.items()
     }
     kept = {name: [_timed(row, root) for row in utterances] for name, utterances in kept.items()}
+    kept["train"], too_long = _within(kept["train"], config.max_train_duration_s)
+    if too_long:
+        counts["train"]["longer than max_train_duration_s"] = too_long
+        logger.info("%-12s left out %d rows longer than max_train_duration_s", "train", too_long)
     manifests = {
         name: _write(folder / f"{name}.parquet", utterances) for name, utterances in kept.items()
     }
     tokens.save(folder / "tokens.json")
+    token_files = {name: folder / f"tokens_{name}.json" for name in inventories}
+    for name, inventory in inventories.items():
+        inventory.save(token_files[name])
     for name, path in manifests.items():
         seconds = sum(row.duration_s or 0.0 for row in kept[name])
         speech = f"{seconds / 60:.1f} min of speech" if seconds else "text only"
         logger.info("%-12s %6d rows, %s: %s", name, len(kept[name]), speech, path)
-    logger.info("%-12s %6d %s: %s", "tokens", len(tokens), unit, folder / "tokens.json")
+    for path, inventory in [
+        (folder / "tokens.json", tokens),
+        *((token_files[name], inventory) for name, inventory in inventories.items()),
+    ]:
+        logger.info("%-12s %6d %s: %s", "tokens", len(inventory), inventory.unit, path)
     return Prepared(
-        manifests, folder / "tokens.json", {name: len(kept[name]) for name in kept}, bad_rows
+        manifests,
+        folder / "tokens.json",
+        token_files,
+        {name: len(kept[name]) for name in kept},
+        counts,
+        bad_rows,
     )
 
 
-def _sources(config: PrepareConfig, folder: Path, root: Path) -> dict[str, Path]:
+def _tokens(
+    wanted: TokenSource, rows: Mapping[str, Sequence[Utterance]], root: Path, key: str
+) -> Tokens:
+    if isinstance(wanted, TokensFromFairseq):
+        model = wanted.sentencepiece_model
+        return Tokens.from_fairseq(
+            root / wanted.dictionary, None if model is None else root / model
+        )
+    unknown = sorted(set(wanted.splits) - set(rows))
+    if unknown:
+        raise UnusableCorpus(
+            f"{key}.splits names {unknown}; the corpus has the splits {sorted(rows)}"
+        )
+    texts = [
+        text for split in wanted.splits for row in rows[split] if (text := row.text(wanted.column))
+    ]
+    try:
+        return Tokens.train(texts, wanted.unit, wanted.size)
+    except TokensError as error:
+        raise TokensError(
+            f"{key} (column {wanted.column} of {', '.join(wanted.splits)}): {error}"
+        ) from error
+
+
+def _read(config: PrepareConfig, folder: Path, root: Path) -> dict[str, Imported]:
+    """The splits of the corpus, with every row, bad ones too."""
+    # Importers are loaded when they are needed: some need lhotse or torch.
     corpus = config.corpus
-    if isinstance(corpus, DemoCorpus):
-        from kd_ray.speech.corpora.demo import build_demo_corpus
+    match corpus:
+        case DemoCorpus():
+            from kd_ray.speech.corpora.demo import build_demo_corpus
 
-        return build_demo_corpus(corpus, folder, root, _Progress())
-    if isinstance(corpus, ManifestCorpus):
-        named = {
-            "train": corpus.train,
-            "valid": corpus.valid,
-            "test": corpus.test,
-            "unlabelled": corpus.unlabelled,
-        }
-        return {name: root / path for name, path in named.items() if path is not None}
-    return _import_lhotse(corpus, folder, root)
+            return _manifests(build_demo_corpus(corpus, folder, root, _Progress()))
+        case ManifestCorpus():
+            names = ("train", "valid", "test", "unlabelled", "text_only")
+            return _manifests(_named(corpus, names, root))
+        case LhotseCorpus():
+            from kd_ray.speech.corpora.lhotse_cuts import read_cuts
 
-
-def _import_lhotse(corpus: LhotseCorpus, folder: Path, root: Path) -> dict[str, Path]:
-    from kd_ray.speech.corpora.lhotse_cuts import read_cuts
-
-    named = {"train": corpus.train, "valid": corpus.valid, "test": corpus.test}
-    manifests = {}
-    for name, path in named.items():
-        if path is not None:
-            manifests[name] = folder / "imported" / f"{name}.parquet"
-            rows = read_cuts(
-                root / path,
+            cuts = partial(
+                read_cuts,
                 root=root,
                 phones_key=corpus.phones_key,
                 target_language=corpus.target_language,
             )
-            write_manifest(manifests[name], rows)
-    return manifests
+            named = _named(corpus, ("train", "valid", "test"), root)
+            return {name: Imported(cuts(path)) for name, path in named.items()}
+        case MustC():
+            from kd_ray.speech.corpora.lhotse_recipes import read_must_c
+
+            return read_must_c(corpus, root)
+        case TedLium():
+            from kd_ray.speech.corpora.lhotse_recipes import read_tedlium
+
+            return read_tedlium(corpus, root)
+        case Covost():
+            from kd_ray.speech.corpora.covost import read_covost
+
+            return read_covost(corpus, root)
+        case EuroparlSt():
+            from kd_ray.speech.corpora.europarl_st import read_europarl_st
+
+            return read_europarl_st(corpus, root)
+        case ParallelText():
+            from kd_ray.speech.corpora.parallel_text import read_parallel_text
+
+            return read_parallel_text(corpus, root)
+        case FairseqSpeech():
+            from kd_ray.speech.corpora.fairseq_s2t import read_fairseq_s2t
+
+            return read_fairseq_s2t(corpus, root)
+
+
+def _named(
+    corpus: ManifestCorpus | LhotseCorpus, splits: Sequence[str], root: Path
+) -> dict[str, Path]:
+    paths = {name: getattr(corpus, name) for name in splits}
+    return {name: root / path for name, path in paths.items() if path is not None}
+
+
+def _manifests(paths: Mapping[str, Path]) -> dict[str, Imported]:
+    return {
+        name: Imported(read_manifest(path, allow_duplicate_ids=True))
+        for name, path in paths.items()
+    }
+
+
+def _within(rows: list[Utterance], limit_s: float | None) -> tuple[list[Utterance], int]:
+    """Rows that are not longer than the limit, and how many are."""
+    if limit_s is None:
+        return rows, 0
+    kept = [row for row in rows if (row.duration_s or 0.0) <= limit_s]
+    if rows and not kept:
+        raise UnusableCorpus(
+            f"every training utterance is longer than max_train_duration_s = {limit_s:g}"
+        )
+    return kept, len(rows) - len(kept)
 
 
 class _Progress:

@@ -9,23 +9,22 @@ from rich.console import Console
 from kd_ray.config.commands import ReportConfig
 from kd_ray.evaluation.run_folder import write_atomically
 from kd_ray.evaluation.system import read_teacher_list
-from kd_ray.report import results_table, rows_as_json, table_as_text, write_report
-from kd_ray.report.bootstrap import Statistics, statistics_of
-from kd_ray.report.results import Results, read_hypotheses, read_results
+from kd_ray.report import plain_table, read_evaluated, rich_table, write_report
+from kd_ray.report.tables import View
 
 logger = logging.getLogger(__name__)
 
 
-def _print(results: Results, statistics: Statistics) -> None:
+def _print(view: View) -> None:
     """The whole table where it fits or is written to a log, else without its statistics."""
     console = Console()
-    table = results_table(results, statistics)
+    table = rich_table(view)
     if not console.is_terminal:
-        sys.stdout.write(table_as_text(results, statistics))
+        sys.stdout.write(plain_table(view))
     elif console.measure(table).maximum <= console.width:
         console.print(table)
     else:
-        console.print(results_table(results))
+        console.print(rich_table(view.without_statistics()))
         console.print("intervals and tests of the differences are in the report")
 
 
@@ -40,9 +39,8 @@ def report(config: ReportConfig, root: Path) -> Path:
                 folders.setdefault(folder.parent.name, folder.parent)
     out = root / "runs" / config.name / "report.html"
     write_report(evaluation, folders, out, config.title)
-    results = read_results(evaluation)
-    statistics = statistics_of(results, read_hypotheses(evaluation, results))
-    write_atomically(out.with_name("table.json"), rows_as_json(results, statistics))
-    _print(results, statistics)
+    view = read_evaluated(evaluation).view
+    write_atomically(out.with_name("table.json"), view.json)
+    _print(view)
     logger.info("report: %s", out)
     return out

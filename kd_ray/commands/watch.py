@@ -59,10 +59,15 @@ def watching(watcher: EpochWatcher, every_s: float = 1.0) -> Iterator[None]:
 def describe_epoch(name: str, figures: dict[str, Any], epochs: int | None = None) -> str:
     """One line about one validation."""
     epoch = f"{figures['epoch']}/{epochs}" if epochs else f"{figures['epoch']}"
-    return (
-        f"{name:<28} epoch {epoch:<6} valid error {figures['error_rate_attention']:6.2f} % "
-        f"(ctc {figures['error_rate_ctc']:6.2f} %)  best {figures['best_error_rate']:6.2f} %"
-    )
+    if "bleu" in figures:
+        scores = f"BLEU {figures['bleu']:5.1f}  chrF++ {figures['chrf++']:5.1f}"
+        best = f"{100 - figures['best_error_rate']:5.1f}"
+        return f"{name:<28} epoch {epoch:<6} valid {scores}  best {best}"
+    heads = [head for head in ("attention", "ctc") if f"error_rate_{head}" in figures]
+    scores = "  ".join(f"{head} {figures[f'error_rate_{head}']:6.2f} %" for head in heads)
+    ranks = [head for head in heads if figures[f"error_rate_{head}"] == figures["error_rate"]]
+    best = f"best {ranks[-1] if ranks else ''} {figures['best_error_rate']:6.2f} %"
+    return f"{name:<28} epoch {epoch:<6} valid errors  {scores}  {best}"
 
 
 def _size(run: RunFolder) -> int:

@@ -5,13 +5,23 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from kd_ray.config.base import Section
-from kd_ray.config.data import AudioChecks, Corpus, Data, TextColumn, TokensFromTraining
-from kd_ray.config.model import Recognizer
+from kd_ray.config.data import (
+    AudioChecks,
+    Corpus,
+    Data,
+    TextColumn,
+    TokensFromTraining,
+    TokenSource,
+)
+from kd_ray.config.evaluation import BleuTokenizer, CascadeSystem, Head, Protocol, SystemList
+from kd_ray.config.model import Model, Recognizer
 from kd_ray.config.teachers import Distillation, Teachers
 from kd_ray.config.training import Supervised, Training, Workers
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")]
 """Letters, digits, dot, dash, underscore; a slash makes a sub-folder of `runs/`."""
+
+InventoryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
 class PrepareConfig(Section):
@@ -21,8 +31,13 @@ class PrepareConfig(Section):
     folder: str
     """Where manifests, audio and token file are written."""
     corpus: Corpus
-    tokens: TokensFromTraining = TokensFromTraining()
+    tokens: TokenSource = TokensFromTraining()
+    """What `tokens.json` holds."""
+    inventories: dict[InventoryName, TokenSource] = Field(default_factory=dict)
+    """Further token files by name: `tokens_<name>.json` beside `tokens.json`."""
     checks: AudioChecks = AudioChecks()
+    max_train_duration_s: float | None = Field(None, gt=0)
+    """Longer utterances of the training split are left out, whatever `on_bad_row` says."""
     on_bad_row: Literal["fail", "skip"] = "fail"
 
 
@@ -32,7 +47,7 @@ class TrainConfig(Section):
     command: Literal["train"]
     name: Name
     data: Data
-    model: Recognizer = Recognizer()
+    model: Model = Recognizer()
     loss: Supervised = Supervised()
     training: Training = Training()
     workers: Workers = Workers()
@@ -95,46 +110,65 @@ class DistillConfig(Section):
     command: Literal["distill"]
     name: Name
     data: Data
-    model: Recognizer = Recognizer()
+    model: Model = Recognizer()
     teachers: Teachers
     distillation: Distillation = Distillation()
     training: Training = Training()
     workers: Workers = Workers()
 
 
-class SystemList(Section):
-    """Systems that an evaluation compares; each is a checkpoint folder or a run folder."""
-
-    teachers: str | tuple[str, ...] | None = None
-    """As `teachers.list`; each teacher and their mean get a row."""
-    students: dict[str, str] = Field(default_factory=dict)
-    """Label in the table to run or checkpoint folder."""
-
-
 class EvaluateConfig(Section):
-    """`kd-ray evaluate`: error rates, sizes and speed of systems, with every hypothesis."""
+    """`kd-ray evaluate`: scores, sizes and speed of systems, with every hypothesis."""
 
     command: Literal["evaluate"]
     name: Name
     systems: SystemList
     splits: dict[str, str]
     """Split name to manifest; the last one is the one the table is sorted and plotted by."""
-    tokens: str
+    tokens: str | None = None
+    """Token file whose units error rates count; not with `column: translation`, whose texts are
+    compared as they are read."""
     column: TextColumn = "phones"
-    decoding: Literal["attention", "ctc"] = "attention"
-    """Which greedy hypothesis the table ranks by; both are written."""
+    """What is compared: error rates of phones or transcripts, or translations (BLEU and others)."""
+    reads_column: str = "transcript"
+    """Manifest column that systems read which read text."""
+    decoding: Head = "attention"
+    """Which hypothesis the table ranks by. Error rates of both greedy hypotheses are written."""
+    beam_size: int = Field(5, ge=1)
+    length_penalty: float = Field(1.0, ge=0)
+    """Of beam search: a hypothesis of n tokens scores log-probability / n^penalty."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Longest hypothesis; null: encoder frames of speech, 50 more than four times read text."""
+    protocol: Protocol = "raw"
+    """`reference`: references after Moses tokenising and detokenising, for published rows that were
+    scored so (needs the extra `moses`)."""
+    bleu_tokenizer: BleuTokenizer = "13a"
     batch_size: int = Field(32, ge=1)
     speed_utterances: int = Field(20, ge=0)
     """Utterances for the real-time factor (one thread, one at a time); 0: not measured."""
     threads: int = Field(1, ge=1)
     """torch threads for decoding; the real-time factor is always measured with one."""
 
+    @property
+    def translates(self) -> bool:
+        """Whether systems are compared by translation scores, not by error rates."""
+        return self.column == "translation"
+
     @model_validator(mode="after")
     def _something_to_compare(self) -> Self:
-        if not self.systems.students and not self.systems.teachers:
-            raise ValueError("systems must name teachers or students")
+        if self.systems.empty:
+            raise ValueError("systems must name teachers, students, experts or cascades")
         if not self.splits:
             raise ValueError("splits must name at least one manifest")
+        if self.translates and self.tokens is not None:
+            raise ValueError(
+                f"tokens: {self.tokens} has no use with column: translation, where texts are "
+                "compared, not tokens; leave tokens out"
+            )
+        if not self.translates and self.tokens is None:
+            raise ValueError(f"column: {self.column} needs tokens, whose units are counted")
+        if not self.translates and self.protocol != "raw":
+            raise ValueError(f"protocol: {self.protocol} is for column: translation only")
         return self
 
 
@@ -142,12 +176,17 @@ class DecodeConfig(Section):
     """`kd-ray decode`: hypotheses of one system for a manifest or for audio files."""
 
     command: Literal["decode"]
-    system: str
-    """Checkpoint folder or run folder."""
+    system: str | CascadeSystem
+    """Checkpoint folder or run folder, or a recogniser and a translator behind it."""
     manifest: str | None = None
     audio: tuple[str, ...] = ()
     """Audio files instead of a manifest."""
-    decoding: Literal["attention", "ctc"] = "attention"
+    reads_column: str = "transcript"
+    """Manifest column that a system reads which reads text."""
+    decoding: Head = "attention"
+    beam_size: int = Field(5, ge=1)
+    length_penalty: float = Field(1.0, ge=0)
+    max_tokens: int | None = Field(None, ge=1)
     batch_size: int = Field(32, ge=1)
     output: str | None = None
     """JSON lines file; null: print."""
@@ -156,6 +195,98 @@ class DecodeConfig(Section):
     def _one_input(self) -> Self:
         if (self.manifest is None) == (not self.audio):
             raise ValueError("give either manifest or audio")
+        return self
+
+
+class _Generate(Section):
+    """A manifest in, another out, with one column written anew."""
+
+    manifest: str
+    output: str
+    """The new manifest (Parquet)."""
+    log: str | None = None
+    """Log of a `fairseq-generate` run over the manifest's rows, in place of `system`."""
+    log_lines: Literal["H", "D"] = "D"
+    """Which lines of the log: `D`, detokenised, or `H`, as the model wrote them."""
+    decoding: Head = "beam"
+    beam_size: int = Field(5, ge=1)
+    length_penalty: float = Field(1.0, ge=0)
+    max_tokens: int | None = Field(None, ge=1)
+    batch_size: int = Field(32, ge=1)
+    keep_old_as: str | None = None
+    """Further column for the old texts; null: they are dropped."""
+    share: float = Field(1.0, gt=0, le=1)
+    """Share of rows that get the new text, drawn by id and `seed`; the others keep the old one."""
+    seed: int = Field(1, ge=0)
+    empty: Literal["leave_out", "keep"] = "leave_out"
+    """Rows whose new text is empty: nothing can be learned from them."""
+
+
+class TranscribeConfig(_Generate):
+    """`kd-ray transcribe`: transcripts of a recogniser in place of (or beside) the gold ones."""
+
+    command: Literal["transcribe"]
+    system: str | None = None
+    """Run or checkpoint folder of a recogniser that writes words."""
+
+    @property
+    def column(self) -> TextColumn:
+        """What is written."""
+        return "transcript"
+
+    @model_validator(mode="after")
+    def _one_writer(self) -> Self:
+        if (self.system is None) == (self.log is None):
+            raise ValueError("give either system or log")
+        return self
+
+
+class TranslateConfig(_Generate):
+    """`kd-ray translate`: translations of an expert (sequence-level distillation)."""
+
+    command: Literal["translate"]
+    system: str | CascadeSystem | None = None
+    """Run or checkpoint folder of a translator, or a recogniser and a translator behind it."""
+    reads_column: str = "transcript"
+    """What a text translator reads."""
+
+    @property
+    def column(self) -> TextColumn:
+        """What is written."""
+        return "translation"
+
+    @model_validator(mode="after")
+    def _one_writer(self) -> Self:
+        if (self.system is None) == (self.log is None):
+            raise ValueError("give either system or log")
+        return self
+
+
+class CompareConfig(Section):
+    """`kd-ray compare`: two systems of an evaluation, utterance by utterance."""
+
+    command: Literal["compare"]
+    name: Name
+    """The comparison is `runs/<name>/comparison.json`, `.md` and `.html`."""
+    evaluation: str
+    """Run folder of `kd-ray evaluate`."""
+    system: str
+    """Label in the evaluation."""
+    baseline: str
+    """Label of what the system is compared with."""
+    split: str | None = None
+    """Null: the split that the evaluation ranks by."""
+    metric: Literal["bleu", "chrf++", "ter", "error_rate"] | None = None
+    """What utterances are sorted by; null: chrF++ of translations, else the error rate."""
+    examples: int = Field(15, ge=1)
+    """How many of the largest gains, and of the largest losses."""
+    resamples: int = Field(1000, ge=1)
+    seed: int = Field(20200509, ge=0)
+
+    @model_validator(mode="after")
+    def _two_systems(self) -> Self:
+        if self.system == self.baseline:
+            raise ValueError(f"system and baseline must differ, both are {self.system!r}")
         return self
 
 
@@ -211,7 +342,7 @@ class BenchStepConfig(Section):
     command: Literal["bench"]
     name: Name = "bench/step"
     data: Data
-    model: Recognizer = Recognizer()
+    model: Model = Recognizer()
     teachers: Teachers
     distillation: Distillation = Distillation()
     teacher_counts: tuple[int, ...] = (1, 10)
@@ -228,9 +359,12 @@ CommandConfig = Annotated[
     | DistillConfig
     | EvaluateConfig
     | DecodeConfig
+    | CompareConfig
     | ReportConfig
     | RecipeConfig
     | BenchStepConfig
-    | ReplayConfig,
+    | ReplayConfig
+    | TranscribeConfig
+    | TranslateConfig,
     Field(discriminator="command"),
 ]

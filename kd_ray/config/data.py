@@ -1,16 +1,30 @@
 """Sections about corpora, manifests, tokens, features and batches."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from kd_ray.config.base import Section
 
-Unit = Literal["phones", "words", "characters"]
-"""What one token is. `phones` and `words` split the text at white space."""
+Unit = Literal["phones", "words", "characters", "sentencepiece"]
+"""What one token is. `phones` and `words` split the text at white space; `sentencepiece` trains a
+unigram model."""
 
 TextColumn = Literal["phones", "transcript", "translation"]
 """The manifest column that a model learns to write."""
+
+
+class LogMel(Section):
+    """Kaldi-compatible log-mel filterbank (torchaudio), 16 kHz mono audio, without dither."""
+
+    type: Literal["log_mel"] = "log_mel"
+    num_mels: int = Field(40, ge=8)
+    frame_length_ms: float = Field(25.0, gt=0)
+    frame_shift_ms: float = Field(10.0, gt=0)
+    low_hz: float = Field(20.0, ge=0)
+    high_hz: float = Field(7600.0, gt=0, le=8000)
+    snip_edges: bool = False
+    """Only frames that lie wholly inside the signal, as Kaldi's default and fairseq have it."""
 
 
 class DemoCorpus(Section):
@@ -51,6 +65,8 @@ class ManifestCorpus(Section):
     valid: str
     test: str | None = None
     unlabelled: str | None = None
+    text_only: str | None = None
+    """Sentence pairs without speech."""
 
 
 class LhotseCorpus(Section):
@@ -67,15 +83,141 @@ class LhotseCorpus(Section):
     """Which translation to take where there are several."""
 
 
-Corpus = Annotated[DemoCorpus | ManifestCorpus | LhotseCorpus, Field(discriminator="type")]
+class MustC(Section):
+    """MuST-C through lhotse's recipe: English talks with translations."""
+
+    type: Literal["must_c"] = "must_c"
+    folder: str
+    """The release: the folder that holds `en-de/data`."""
+    target_language: str = "de"
+
+
+class TedLium(Section):
+    """TED-LIUM 3 (its `legacy` distribution) through lhotse's recipe: English talks."""
+
+    type: Literal["tedlium"] = "tedlium"
+    folder: str
+    """The release: the folder that holds `legacy`."""
+
+
+class Covost(Section):
+    """CoVoST 2: translations of Common Voice."""
+
+    type: Literal["covost"] = "covost"
+    folder: str
+    """Holds `covost_v2.en_de.{train,dev,test}.tsv`, or `covost_v2.en_de.tsv` for all splits."""
+    common_voice: str
+    """Common Voice's folder of the source language: `validated.tsv` and `clips/`."""
+    source_language: str = "en"
+    target_language: str = "de"
+
+
+class EuroparlSt(Section):
+    """Europarl-ST: speeches of the European Parliament with translations."""
+
+    type: Literal["europarl_st"] = "europarl_st"
+    folder: str
+    """The release: the folder that holds `en/audios` and `en/de/train`."""
+    source_language: str = "en"
+    target_language: str = "de"
+    noisy: bool = False
+    """Add the split `train-noisy` to the training split (`domain` tells them apart)."""
+
+
+class TextPair(Section):
+    """Two text files, line by line."""
+
+    source: str
+    target: str
+
+
+class ParallelText(Section):
+    """Sentence pairs without speech, for a translation expert."""
+
+    type: Literal["parallel_text"] = "parallel_text"
+    train: TextPair
+    valid: TextPair
+    test: TextPair | None = None
+    source_language: str = "en"
+    target_language: str = "de"
+
+
+class FairseqSpeech(Section):
+    """fairseq speech-to-text data as they lie on disk; features are used as they are."""
+
+    type: Literal["fairseq_s2t"] = "fairseq_s2t"
+    folder: str
+    """Holds the tables `<split>.tsv` and the configuration."""
+    config: str
+    """Name of the data configuration (YAML)."""
+    train: str
+    """Name of a table, with or without `.tsv`; likewise for the other splits."""
+    valid: str
+    test: str | None = None
+    target_column: Literal["transcript", "translation"] = "translation"
+    """What `tgt_text` is; `src_text`, where there is one, is the transcript."""
+    source_language: str = "en"
+    target_language: str = "de"
+    front_end: LogMel = LogMel(num_mels=80, high_hz=8000.0, snip_edges=True)
+    """The front end that made the features: students and teachers that read them need the same."""
+
+
+Corpus = Annotated[
+    DemoCorpus
+    | ManifestCorpus
+    | LhotseCorpus
+    | MustC
+    | TedLium
+    | Covost
+    | EuroparlSt
+    | ParallelText
+    | FairseqSpeech,
+    Field(discriminator="type"),
+]
 
 
 class TokensFromTraining(Section):
-    """Collect the symbols from the training split: phones, words or characters."""
+    """Collect the symbols from the training split: phones, words, characters or pieces."""
 
     type: Literal["train"] = "train"
     unit: Unit = "phones"
     column: TextColumn = "phones"
+    size: int | None = Field(None, ge=1)
+    """Pieces that `sentencepiece` learns; 3 special tokens and 256 bytes come on top."""
+    splits: tuple[str, ...] = Field(("train",), min_length=1)
+    """Splits whose texts are used; rows without the text are passed over."""
+
+    @model_validator(mode="after")
+    def _size_goes_with_sentencepiece(self) -> Self:
+        if (self.unit == "sentencepiece") != (self.size is not None):
+            raise ValueError(
+                f"unit {self.unit} with size {self.size}: size is for the unit sentencepiece, "
+                "which needs it"
+            )
+        return self
+
+
+class TokensFromFairseq(Section):
+    """Take over a fairseq dictionary, in its order, behind kd_ray's special tokens and `<unk>`."""
+
+    type: Literal["fairseq"]
+    dictionary: str
+    """`dict.txt`, or the `.txt` beside a SentencePiece model."""
+    sentencepiece_model: str | None = None
+    """The model that cuts texts into the dictionary's pieces; null: its entries are words."""
+    column: TextColumn = "translation"
+
+
+def _type_of_tokens(value: Any) -> str:
+    """`train` where nothing is said."""
+    chosen = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "train" if chosen is None else str(chosen)
+
+
+TokenSource = Annotated[
+    Annotated[TokensFromTraining, Tag("train")] | Annotated[TokensFromFairseq, Tag("fairseq")],
+    Discriminator(_type_of_tokens),
+]
 
 
 class AudioChecks(Section):
@@ -83,17 +225,6 @@ class AudioChecks(Section):
 
     min_duration_s: float = Field(0.1, gt=0)
     max_duration_s: float = Field(60.0, gt=0)
-
-
-class LogMel(Section):
-    """Kaldi-compatible log-mel filterbank (torchaudio), 16 kHz mono audio, without dither."""
-
-    type: Literal["log_mel"] = "log_mel"
-    num_mels: int = Field(40, ge=8)
-    frame_length_ms: float = Field(25.0, gt=0)
-    frame_shift_ms: float = Field(10.0, gt=0)
-    low_hz: float = Field(20.0, ge=0)
-    high_hz: float = Field(7600.0, gt=0, le=8000)
 
 
 class SpecAugment(Section):
@@ -129,6 +260,11 @@ class Data(Section):
     tokens: str
     """Token file made by `kd-ray prepare`."""
     column: TextColumn = "phones"
+    """What the model learns to write."""
+    source_column: TextColumn = "transcript"
+    """What a model of type text_to_text reads."""
+    source_tokens: str | None = None
+    """Token file of `source_column`, for such a model."""
     batches: Batches = Batches()
     augment: SpecAugment | None = SpecAugment()
     """The student's own augmentation of its features; null: none."""

@@ -182,6 +182,12 @@ def _describe(error: ValidationError, where: str, section: type[Section] | None 
     return "\n".join(lines)
 
 
+_PATTERN_WORDS = (
+    "letters, digits, dot, dash and underscore, beginning with a letter or digit; a slash makes a "
+    "sub-folder"
+)
+
+
 def _explain(detail: ErrorDetails, roots: list[type[Section]]) -> str:
     keys, sections = _walk(detail["loc"], roots)
     key = ".".join(keys) or "(whole file)"
@@ -203,6 +209,12 @@ def _explain(detail: ErrorDetails, roots: list[type[Section]]) -> str:
         return f"{shown}: got {tag!r}, allowed: {allowed_tags}{hint}"
     if detail["type"] == "value_error":
         return f"{key}: {detail['ctx']['error']}"
+    if detail["type"] == "string_pattern_mismatch":
+        return f"{key}: got {came!r}: allowed are {_PATTERN_WORDS}"
+    if detail["type"] in ("model_attributes_type", "model_type", "dict_type"):
+        tags = sorted({tag for section in sections for tag in _tags(section)})
+        way = f", e.g. {key}='{{type: {came}}}' or {key}.type={came}" if came in tags else ""
+        return f"{key}: got {came!r}: must be a section with keys of its own{way}"
     quote = (
         "; YAML reads yes/no/on/off as true/false: quote it"
         if isinstance(came, bool) and "string" in detail["type"]

@@ -1,16 +1,84 @@
 """Sections about teachers: where signals come from and how many become one."""
 
-from typing import Annotated, Literal, Self
+import contextlib
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from kd_ray.config.base import Section
+from kd_ray.config.data import TextColumn
+from kd_ray.config.imitation import (
+    PRESETS,
+    BetaSchedule,
+    DataTarget,
+    Divergence,
+    ExponentialBeta,
+    GoldSchedule,
+    Never,
+    Preset,
+    Rollout,
+    RolloutTarget,
+    Selector,
+)
 
-Trust = Literal["ctc_greedy", "teacher_forced"]
-"""Which error rate says how far a teacher is trusted on an utterance.
+Trust = Literal["ctc_greedy", "teacher_forced", "confidence"]
+"""What says how far a teacher is trusted on an utterance.
 
-`ctc_greedy`: the collapsed best CTC path; `teacher_forced`: the decoder's argmax along the prefix.
+`ctc_greedy`: error rate of the collapsed best CTC path; `teacher_forced`: error rate of the
+decoder's argmax along the prefix; `confidence`: 1 minus the geometric mean of the decoder's
+largest probabilities, read as an error rate, which needs no reference.
 """
+
+
+class TrustTable(Section):
+    """Error rates of teachers on a named split: trust that does not depend on the utterance."""
+
+    split: str = Field(min_length=1)
+    """Where they were measured; not the split that is trained on."""
+    measure: str = Field(min_length=1)
+    """What they are, e.g. `wer`, or `1 - chrF` for text experts."""
+    teachers: tuple[str, ...] = Field(min_length=1)
+    """Digests of the teachers' checkpoint folders, in the order of the run's list."""
+    error_percent: tuple[Annotated[float, Field(ge=0)], ...]
+    """One error rate for each teacher, in percent."""
+
+    @model_validator(mode="after")
+    def _one_rate_each(self) -> Self:
+        if len(self.teachers) != len(self.error_percent):
+            raise ValueError(
+                f"{len(self.teachers)} teachers, but {len(self.error_percent)} error rates"
+            )
+        twice = sorted({name for name in self.teachers if self.teachers.count(name) > 1})
+        if twice:
+            raise ValueError(f"teachers stand twice in the table: {', '.join(twice)}")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the table's content: which trust a target was fused with."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+class _Trusting(Section):
+    """Where a strategy takes its trust from."""
+
+    trust: Trust = "ctc_greedy"
+    """Not read in scope `corpus`, where the table says how it was measured."""
+    scope: Literal["utterance", "batch", "corpus"] = "utterance"
+    """The utterance's own trust, the mean over the request's utterances, or `table`."""
+    table: TrustTable | str | None = None
+    """Scope `corpus` only: the table, or the path of a JSON file that holds it."""
+
+    @model_validator(mode="after")
+    def _a_table_for_the_corpus(self) -> Self:
+        if (self.scope == "corpus") != (self.table is not None):
+            raise ValueError(
+                f"scope {self.scope!r} with table {self.table!r}: scope 'corpus' needs a table of "
+                "error rates, and the other scopes take none"
+            )
+        return self
 
 
 class Average(Section):
@@ -19,26 +87,62 @@ class Average(Section):
     type: Literal["average"] = "average"
 
 
-class Best(Section):
+class Best(_Trusting):
     """The most trusted teacher of each utterance weighs 1."""
 
     type: Literal["best"] = "best"
-    trust: Trust = "ctc_greedy"
     ties: Literal["first", "average"] = "first"
     """Teachers with equally few errors: the lowest index, or equal shares."""
 
 
-class Weighted(Section):
+class Weighted(_Trusting):
     """softmax over teachers of `-scale * error rate in percentage points`."""
 
     type: Literal["weighted"] = "weighted"
-    trust: Trust = "ctc_greedy"
     scale: float = Field(0.1, ge=0)
-    scope: Literal["utterance", "batch"] = "utterance"
-    """Error rate of the utterance itself, or the mean over the request's utterances."""
 
 
-Strategy = Annotated[Average | Best | Weighted, Field(discriminator="type")]
+class TopM(_Trusting):
+    """The m most trusted teachers of each utterance; among equals, the lower index.
+
+    Hosts send up to m distributions instead of one: who is among the m is known only at the end.
+    """
+
+    type: Literal["top_m"] = "top_m"
+    m: int = Field(ge=1)
+    """With fewer teachers, all of them."""
+    scale: float = Field(0.0, ge=0)
+    """Weights among the m, as for `weighted`; 0: equal weights."""
+
+
+class Confidence(Section):
+    """Weights proportional to `exp(power * confidence)`; needs no reference.
+
+    Confidence is the mean log-probability of the decoder's likeliest tokens along the prefix, so
+    that its exponential is the geometric mean of their probabilities.
+    """
+
+    type: Literal["confidence"] = "confidence"
+    power: float = Field(1.0, ge=0)
+
+
+class Fixed(Section):
+    """Given weights, renormalised over the teachers that answered."""
+
+    type: Literal["fixed"] = "fixed"
+    weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(min_length=1)
+    """One for each teacher, in the order of the list; only their proportions count."""
+
+    @model_validator(mode="after")
+    def _somebody_weighs(self) -> Self:
+        if not sum(self.weights) > 0:
+            raise ValueError(f"weights must not all be zero, got {self.weights}")
+        return self
+
+
+Strategy = Annotated[
+    Average | Best | Weighted | TopM | Confidence | Fixed, Field(discriminator="type")
+]
 
 
 class LocalSource(Section):
@@ -89,6 +193,8 @@ class Teachers(Section):
     With a store it may be left out: every teacher of the store.
     """
     source: Source = LocalSource()
+    reads: TextColumn | None = None
+    """The manifest column that text teachers (translation experts) read; null: they hear."""
     strategy: Strategy = Weighted()
     dtype: Literal["float32", "float16"] = "float32"
     """To which teachers' log-probabilities are rounded before fusing; the store has its own."""
@@ -108,11 +214,16 @@ class Distillation(Section):
 
     `L = ctc_weight * L_ctc + (1 - ctc_weight) * L_att`, each
     `alpha * temperature**2 * KD + (1 - alpha) * supervised`; the CTC part reads collapsed best
-    paths, on which temperature does not act, so it has no factor.
+    paths, on which temperature does not act, so it has no factor. The decoder's KD depends on
+    whose prefix a sentence is read with: `selector`, `data_target`, `rollout_target`.
     """
 
+    preset: Preset | None = None
+    """A named setting of the switches below; a switch that is set beside it must agree with it."""
     alpha: float = Field(0.7, ge=0, le=1)
     """Share of the teachers' signal; 1 uses references only for error rates and prefixes."""
+    gold_weight: Annotated[float, Field(ge=0, le=1)] | GoldSchedule | None = None
+    """Share of the references, 1 - alpha, said the other way round, or a schedule of it."""
     ctc_weight: float = Field(0.3, ge=0, le=1)
     temperature: float = Field(1.0, gt=0)
     """Softens teachers (each, before fusing) and student alike, in the decoder part."""
@@ -126,3 +237,150 @@ class Distillation(Section):
     """An empty label string is skipped and the others renormalised, or trained on as all blank."""
     compatibility: Literal["none", "reference"] = "none"
     """`reference`: the formulas of the SpeechBrain TIMIT recipe, to repeat published figures."""
+    selector: Selector = Never()
+    """Which sentences are read with the student's own prefix."""
+    beta: BetaSchedule | None = None
+    """For selectors `beta` and `both`; null there: exponential, base 200, by update."""
+    data_target: DataTarget = "distribution"
+    rollout_target: RolloutTarget = "distribution"
+    divergence: Divergence = "cross_entropy"
+    """Where the target is a distribution."""
+    top_k: int | None = Field(None, ge=1)
+    """Learn the teacher's k likeliest tokens only, their probabilities renormalised."""
+    rollout: Rollout = Rollout()
+    staleness: int = Field(0, ge=0)
+    """Rollouts are made with weights this many updates old; 0: strictly on-policy."""
+
+    @property
+    def learns_on(self) -> frozenset[Literal["data", "rollout"]]:
+        """The kinds of prefix that the decoder's KD meets."""
+        if self.selector.type == "never":
+            return frozenset({"data"})
+        if self.selector.type == "always":
+            return frozenset({"rollout"})
+        return frozenset({"data", "rollout"})
+
+    @property
+    def targets(self) -> frozenset[DataTarget]:
+        """The kinds of target that the decoder's KD learns."""
+        targets: set[DataTarget] = set()
+        if "data" in self.learns_on:
+            targets.add(self.data_target)
+        if "rollout" in self.learns_on:
+            targets.add(self.rollout_target)
+        return frozenset(targets)
+
+    @property
+    def largest_alpha(self) -> float:
+        """The teachers' share at its largest; 0 if they teach nothing in the whole run."""
+        if isinstance(self.gold_weight, GoldSchedule):
+            return 1.0 - min(self.gold_weight.start, self.gold_weight.final)
+        return self.alpha
+
+    @property
+    def smallest_alpha(self) -> float:
+        """The teachers' share at its smallest; 1 if references teach nothing in the whole run."""
+        if isinstance(self.gold_weight, GoldSchedule):
+            return 1.0 - max(self.gold_weight.start, self.gold_weight.final)
+        return self.alpha
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, data: Any) -> Any:
+        """Write what the preset and the gold weight mean into keys that were left out."""
+        if not isinstance(data, Mapping):
+            return data
+        filled = dict(data)
+        gold = filled.get("gold_weight")
+        if gold is not None and "alpha" not in filled:
+            start = gold.get("start") if isinstance(gold, Mapping) else getattr(gold, "start", gold)
+            with contextlib.suppress(TypeError, ValueError):
+                filled["alpha"] = 1.0 - float(start)  # type: ignore[arg-type]
+        info = PRESETS.get(filled.get("preset"))  # type: ignore[arg-type]
+        if info is not None:
+            selector = filled.get("selector", {})
+            if isinstance(selector, Mapping):
+                filled["selector"] = {"type": info.switches["selector"], **selector}
+            for name, value in {**info.defaults, **info.switches}.items():
+                filled.setdefault(name, value)
+        selector = filled.get("selector", {})
+        kind = (
+            selector.get("type")
+            if isinstance(selector, Mapping)
+            else getattr(selector, "type", None)
+        )
+        if kind in ("beta", "both") and filled.get("beta") is None:
+            filled["beta"] = ExponentialBeta()
+        return filled
+
+    @model_validator(mode="after")
+    def _the_preset_holds(self) -> Self:
+        if self.preset is None:
+            return self
+        for name, meant in PRESETS[self.preset].switches.items():
+            came = self.selector.type if name == "selector" else getattr(self, name)
+            if came != meant:
+                raise ValueError(
+                    f"preset {self.preset!r} means {name} {meant!r}, but {name} is {came!r}; "
+                    f"leave out one of the two, or take another preset"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _shares_agree(self) -> Self:
+        if self.gold_weight is not None:
+            gold = self.gold_weight
+            start = gold.start if isinstance(gold, GoldSchedule) else gold
+            if abs(self.alpha - (1.0 - start)) > 1e-9:
+                raise ValueError(
+                    f"alpha {self.alpha} and a gold_weight of {start} (at the start) do not sum "
+                    "to 1; give one of them"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _switches_fit(self) -> Self:
+        selector, hard = self.selector.type, sorted(self.targets - {"distribution"})
+        soft = "distribution" in self.targets
+        learned = ", ".join(map(repr, sorted(self.targets)))
+        if self.beta is not None and selector not in ("beta", "both"):
+            raise ValueError(
+                f"beta is for selector 'beta' or 'both', and selector is {selector!r}; leave out "
+                "beta, or change the selector"
+            )
+        if self.largest_alpha > 0 and self.ctc_weight < 1:
+            if self.targets == {"own"} and self.ctc_weight == 0:
+                raise ValueError(
+                    "data_target 'own' with selector 'never' leaves teachers nothing to teach, "
+                    f"but alpha is {self.alpha}; set alpha to 0 (preset 'nll'), or another target"
+                )
+            if self.temperature != 1.0 and hard:
+                raise ValueError(
+                    f"temperature {self.temperature} softens distributions, but the target "
+                    f"{hard[0]!r} is one token; set temperature to 1, or the target to "
+                    "'distribution'"
+                )
+        if not soft and (self.divergence != "cross_entropy" or self.top_k is not None):
+            raise ValueError(
+                f"divergence {self.divergence!r} and top_k {self.top_k} are for the target "
+                f"'distribution', but what is learned is {learned}"
+            )
+        if self.top_k is not None and self.divergence in ("reverse_kl", "jsd"):
+            raise ValueError(
+                f"divergence {self.divergence!r} needs the teacher's probability of every token, "
+                f"and top_k {self.top_k} keeps few; use cross_entropy or forward_kl, or leave out "
+                "top_k"
+            )
+        engine = (selector, self.data_target, self.divergence, self.top_k)
+        if self.compatibility == "reference" and engine != (
+            "never",
+            "distribution",
+            "cross_entropy",
+            None,
+        ):
+            raise ValueError(
+                "compatibility 'reference' repeats a recipe with selector 'never', data_target "
+                "'distribution', divergence 'cross_entropy' and no top_k; got "
+                f"{', '.join(map(repr, engine))}"
+            )
+        return self

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from kd_ray.config.base import Section
 
+SelectBy = Literal["attention", "ctc", "bleu", "chrf++"]
+
 
 class Optimizer(Section):
     """Which torch optimiser, and its settings."""
@@ -43,7 +45,14 @@ class NewBob(Section):
     factor: float = Field(0.8, gt=0, lt=1)
 
 
-LrSchedule = Annotated[Constant | Linear | NewBob, Field(discriminator="type")]
+class InverseSquareRoot(Section):
+    """Linear warm-up, then the inverse square root of the update's number (Vaswani et al. 2017)."""
+
+    type: Literal["inverse_sqrt"] = "inverse_sqrt"
+    warmup_updates: int = Field(10_000, ge=1)
+
+
+LrSchedule = Annotated[Constant | Linear | NewBob | InverseSquareRoot, Field(discriminator="type")]
 
 
 class Supervised(Section):
@@ -68,8 +77,9 @@ class Training(Section):
     optimizer: Optimizer = Optimizer()
     schedule: LrSchedule = Linear()
     validate_every_epochs: int = Field(1, ge=1)
-    select_by: Literal["attention", "ctc"] = "attention"
-    """Greedy decoding whose validation error keeps the best model and steers New-Bob."""
+    select_by: SelectBy = "attention"
+    """What keeps the best model and steers New-Bob: an error rate of phones or words, by greedy
+    decoding of one head, or a score of translations (their error is 100 minus it)."""
     checkpoint_every_updates: int | None = Field(None, ge=1)
     """Also checkpoint within epochs; always at the end of each epoch."""
     keep_checkpoints: int = Field(2, ge=1)
@@ -77,6 +87,8 @@ class Training(Section):
     """Updates in a row whose loss or gradient may be not finite before the run stops."""
     init_encoder_from: str | None = None
     """Checkpoint folder whose encoder the model starts from."""
+    freeze_encoder_updates: int = Field(0, ge=0)
+    """The encoder learns nothing in the first so many updates."""
 
 
 class Workers(Section):

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_ray import __version__
-from kd_ray.config.teachers import Average, Best, Weighted
+from kd_ray.config.teachers import Strategy
 from kd_ray.core.targets import FloatArray, IntArray, LabelStrings, TokenTarget, pad_labels
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised whenever a request or signal changes its shape or meaning."""
 
 Wanted = Literal["tokens", "labels"]
@@ -70,7 +70,7 @@ class View:
 class Fusion:
     """How several teachers' outputs become one target."""
 
-    strategy: Average | Best | Weighted
+    strategy: Strategy
     temperature: float = 1.0
     """Applied to each teacher's decoder distribution before fusing."""
     compatibility: Literal["none", "reference"] = "none"
@@ -89,9 +89,12 @@ class Score:
 
     utterance_ids: tuple[str, ...]
     audio: Audio
+    """What speech teachers hear; empty where all teachers read text."""
     references: Labels | None
     fusion: Fusion
     prefix: Labels | None = None
+    texts: tuple[str, ...] | None = None
+    """What text teachers read (a transcript, say), one for each utterance."""
     wanted: frozenset[Wanted] = frozenset({"tokens", "labels"})
     per_teacher: bool = False
     """Also send each teacher's own output back (inspection; costs bytes)."""
@@ -186,8 +189,12 @@ class TeacherInfo:
     bos: int
     eos: int
     front_end_digest: str
+    """Of what it reads: features, or the source tokens of a text teacher."""
     frame_rate_hz: float
+    """Encoder frames in a second; 0 for a teacher that reads text."""
     parameters: int
+    reads: Literal["speech", "text"] = "speech"
+    has_ctc: bool = True
 
 
 @dataclass(frozen=True)
@@ -244,6 +251,8 @@ class StudentNeeds:
     protocol: int = PROTOCOL_VERSION
     package: str = __version__
     wanted: frozenset[Wanted] = field(default=frozenset({"tokens", "labels"}))
+    texts: bool = False
+    """Whether its requests carry texts."""
 
 
 class HandshakeError(ValueError):
@@ -262,8 +271,9 @@ _TOKEN_FIELDS = {
 def handshake(needs: StudentNeeds, offered: TeachersInfo) -> None:
     """Refuse teachers whose signals the student would misread; raises `HandshakeError`.
 
-    Checks only what the criterion uses: order, size and special ids of the tokens, and for a pool
-    the versions of protocol and package. Every difference is listed with both values.
+    Checks only what the criterion uses: order, size and special ids of the tokens, CTC heads where
+    label strings are wanted, texts where a teacher reads text, and for a pool the versions of
+    protocol and package. Every difference is listed with both values.
     """
     problems = []
     if not offered.teachers:
@@ -278,6 +288,16 @@ def handshake(needs: StudentNeeds, offered: TeachersInfo) -> None:
             mine, theirs = getattr(needs, name), getattr(teacher, name)
             if mine != theirs:
                 problems.append(f"teacher {teacher.name}: {words} is {theirs}, student's is {mine}")
+        if "labels" in needs.wanted and not teacher.has_ctc:
+            problems.append(
+                f"teacher {teacher.name} has no CTC head, and label strings are wanted "
+                "(distillation.ctc_weight above 0)"
+            )
+        if teacher.reads == "text" and not needs.texts:
+            problems.append(
+                f"teacher {teacher.name} reads text, and the student says no column "
+                "(teachers.reads: transcript)"
+            )
     if problems:
         lines = "\n  ".join(problems)
         raise HandshakeError(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kd_ray.core.contracts import Labels
 from kd_ray.core.ctc_plan import CtcPlan, EmptyStrings, Reduction, TooLong, plan_ctc
+from kd_ray.core.sparse import few_token_cross_entropy
 from kd_ray.core.targets import IntArray, LabelStrings, TokenTarget
 
 
@@ -47,7 +48,11 @@ class CtcLossSum(LossSum):
 
 @dataclass(frozen=True, eq=False)
 class TokenTensors:
-    """A `TokenTarget` on a device; `longest` and `positions` are known without asking it."""
+    """A `TokenTarget` on a device; `longest` and `positions` are known without asking it.
+
+    `closed`: sparse, and no token beyond the kept ones has any mass (`renormalise_top_k`), so that
+    the losses need not look at the others one by one.
+    """
 
     log_probs: Tensor
     lengths: Tensor
@@ -55,6 +60,7 @@ class TokenTensors:
     log_tail: Tensor | None
     longest: int
     positions: int
+    closed: bool = False
 
 
 def token_tensors(target: TokenTarget, device: torch.device | str = "cpu") -> TokenTensors:
@@ -64,6 +70,8 @@ def token_tensors(target: TokenTarget, device: torch.device | str = "cpu") -> To
         # torch.tensor copies: targets are read-only views of somebody else's memory.
         return None if array is None else torch.tensor(array).to(device)
 
+    valid = np.arange(target.log_probs.shape[1]) < np.asarray(target.lengths)[:, None]
+    closed = target.log_tail is not None and bool(np.isneginf(target.log_tail[valid]).all())
     return TokenTensors(
         log_probs=torch.tensor(target.log_probs).to(device),
         lengths=torch.tensor(target.lengths, dtype=torch.int64).to(device),
@@ -71,6 +79,7 @@ def token_tensors(target: TokenTarget, device: torch.device | str = "cpu") -> To
         log_tail=move(target.log_tail),
         longest=int(target.lengths.max(initial=0)),
         positions=int(target.lengths.sum()),
+        closed=closed,
     )
 
 
@@ -92,6 +101,9 @@ def token_cross_entropy(
     Raises:
         ValueError: if shapes do not fit.
     """
+    if target.closed:
+        cross, keep, _ = _closed_cross_entropy(student_logits_BUV, target, temperature)
+        return _positions(cross, keep, target)
     student, keep, log_p = _align(student_logits_BUV, target, temperature)
     cross = -_expect(log_p, _student_outcomes(student, keep, target))
     return _positions(cross, keep, target)
@@ -105,6 +117,9 @@ def forward_kl(
     Zero where the student equals the target. For several teachers this is the divergence from
     their mixture: same gradient as the weighted mean of their divergences, smaller value.
     """
+    if target.closed:
+        cross, keep, log_p = _closed_cross_entropy(student_logits_BUV, target, temperature)
+        return _positions(cross + _expect(log_p, log_p), keep, target)
     student, keep, log_p = _align(student_logits_BUV, target, temperature)
     log_q = _student_outcomes(student, keep, target)
     return _positions(_expect(log_p, log_p) - _expect(log_p, log_q), keep, target)
@@ -275,6 +290,19 @@ def _align(
 
     Outcomes are the target's log-probabilities, with the tail as last one where it is sparse.
     """
+    length = _check(student_logits, target, temperature)
+    vocabulary = student_logits.shape[-1]
+    keep = torch.arange(length, device=student_logits.device) < target.lengths[:, None]
+    student = _masked(student_logits[:, :length], keep)
+    log_p = target.log_probs[:, :length]
+    if target.log_tail is not None and target.log_probs.shape[-1] < vocabulary:
+        log_p = torch.cat([log_p, target.log_tail[:, :length, None]], dim=-1)
+    log_p = torch.where(keep[..., None], log_p.to(student.dtype), 0.0)
+    return student if temperature == 1.0 else student / temperature, keep, log_p
+
+
+def _check(student_logits: Tensor, target: TokenTensors, temperature: float) -> int:
+    """Refuse shapes that do not fit; the target's longest row."""
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
     batch, positions, vocabulary = student_logits.shape
@@ -287,21 +315,28 @@ def _align(
         )
     if (target.ids is None) != (target.log_tail is None):
         raise ValueError("a sparse target needs both ids and log_tail, a dense one neither")
+    return length
+
+
+def _closed_cross_entropy(
+    student_logits: Tensor, target: TokenTensors, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross-entropy (B, U) with a closed target, the mask, and the target's log-probabilities."""
+    length = _check(student_logits, target, temperature)
+    assert target.ids is not None
     keep = torch.arange(length, device=student_logits.device) < target.lengths[:, None]
-    student = _masked(student_logits[:, :length], keep)
-    log_p = target.log_probs[:, :length]
-    if target.log_tail is not None and target.log_probs.shape[-1] < vocabulary:
-        log_p = torch.cat([log_p, target.log_tail[:, :length, None]], dim=-1)
-    log_p = torch.where(keep[..., None], log_p.to(student.dtype), 0.0)
-    return student / temperature, keep, log_p
+    log_p = torch.where(keep[..., None], target.log_probs[:, :length], 0.0)
+    ids = torch.where(keep[..., None], target.ids[:, :length], 0)
+    cross = few_token_cross_entropy(student_logits[:, :length], keep, ids, log_p, temperature)
+    return cross, keep, log_p.to(cross.dtype)
 
 
 def _student_outcomes(student: Tensor, keep: Tensor, target: TokenTensors) -> Tensor:
     """The student's log-probabilities of the target's outcomes."""
-    log_q = torch.log_softmax(student, dim=-1)
     if target.ids is None:
-        return log_q
+        return torch.log_softmax(student, dim=-1)
     ids = torch.where(keep[..., None], target.ids[:, : target.longest], 0)
+    log_q = torch.log_softmax(student, dim=-1)
     kept = log_q.gather(-1, ids)
     if target.ids.shape[-1] >= log_q.shape[-1]:
         return kept  # every token is kept: there is no tail

@@ -82,3 +82,51 @@ def truncate(target: TokenTarget, k: int) -> TokenTarget:
     with np.errstate(divide="ignore"):
         log_tail = np.log(np.exp(rest, dtype=np.float64).sum(axis=-1)).astype(log_probs.dtype)
     return TokenTarget(kept, target.lengths, order[..., :k], log_tail)
+
+
+def renormalise_top_k(target: TokenTarget, k: int) -> TokenTarget:
+    """The `k` likeliest tokens of each position, heaviest first, as a distribution of their own.
+
+    Their probabilities are divided by their sum, and nothing is left for other tokens (log tail
+    minus infinity). A sparse target must keep at least `k` tokens, heaviest first.
+
+    Raises:
+        ValueError: if `k` is below 1, or a sparse target keeps fewer tokens.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    if target.ids is None:
+        target = truncate(target, k)
+    elif target.ids.shape[-1] < k:
+        raise ValueError(
+            f"top_k is {k}, but the signal keeps only {target.ids.shape[-1]} tokens a position; "
+            "store more of them (`top_k` of infer-teachers), or learn fewer"
+        )
+    assert target.ids is not None
+    valid = np.arange(target.log_probs.shape[1]) < target.lengths[:, None]
+    kept = np.where(valid[..., None], target.log_probs[..., :k], 0.0).astype(np.float64)
+    highest = kept.max(axis=-1, keepdims=True, initial=-np.inf)
+    total = highest + np.log(np.exp(kept - highest).sum(axis=-1, keepdims=True))
+    log_probs = (kept - total).astype(target.log_probs.dtype)
+    tail = np.full(log_probs.shape[:2], -np.inf, dtype=log_probs.dtype)
+    return TokenTarget(log_probs, target.lengths, target.ids[..., :k], tail)
+
+
+def likeliest(target: TokenTarget) -> IntArray:
+    """(B, U) the likeliest token of each position, the lowest id among equals; 0 in padding."""
+    valid = np.arange(target.log_probs.shape[1]) < target.lengths[:, None]
+    log_probs = np.where(valid[..., None], target.log_probs, 0.0)
+    best = log_probs.argmax(axis=-1)
+    if target.ids is not None:
+        best = np.take_along_axis(target.ids, best[..., None], axis=-1)[..., 0]
+    return np.where(valid, best, 0)
+
+
+def take_rows(target: TokenTarget, rows: IntArray) -> TokenTarget:
+    """Some rows of a target."""
+    return TokenTarget(
+        target.log_probs[rows],
+        target.lengths[rows],
+        None if target.ids is None else target.ids[rows],
+        None if target.log_tail is None else target.log_tail[rows],
+    )

@@ -1,43 +1,136 @@
-"""Greedy hypotheses of a recogniser for many utterances.
+"""Hypotheses for many utterances: greedy by decoder or CTC head, or by beam search.
 
 Shapes: B utterances, T frames, V vocabulary.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kd_ray.models.decoding import attention_greedy, ctc_greedy
+from kd_ray.config.evaluation import Head
+from kd_ray.models.decoding import attention_beam, attention_greedy, ctc_greedy
 from kd_ray.models.encoders import Encoded
-from kd_ray.models.recognizer import RecognizerModel
-from kd_ray.speech.audio import read_waveform
+from kd_ray.models.sequence_model import SequenceModel
 from kd_ray.speech.manifest import Utterance
+
+Input: TypeAlias = NDArray[np.int16] | str
+"""What a system reads of one utterance: a mono 16 kHz waveform, or text."""
+
+_TEXT_FACTOR, _TEXT_MORE = 4, 50
+"""A translation may have 50 more than four times the tokens of its source: source and target may be
+cut into tokens of different sizes."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which hypotheses are looked for, and how."""
+
+    heads: tuple[Head, ...] = ("attention",)
+    beam_size: int = 5
+    length_penalty: float = 1.0
+    max_tokens: int | None = None
+    """Longest hypothesis; None: encoder frames of speech, 50 more than 4 times the source text."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What a recogniser heard: token ids by attention and by CTC, both greedy."""
+    """What a system heard or read: token ids, by the way they were found."""
 
     utterance_id: str
-    attention: tuple[int, ...]
-    ctc: tuple[int, ...]
+    ids: Mapping[Head, tuple[int, ...]]
+    transcript: str | None = None
+    """What a cascade's translator read."""
+
+    def by(self, head: Head) -> tuple[int, ...]:
+        """Token ids.
+
+        Raises:
+            ValueError: this hypothesis was not looked for; a model without CTC head has no CTC one.
+        """
+        if head not in self.ids:
+            raise ValueError(
+                f"utterance {self.utterance_id} was decoded by {', '.join(self.ids)}, not by {head}"
+            )
+        return self.ids[head]
+
+    @property
+    def attention(self) -> tuple[int, ...]:
+        """The decoder's greedy hypothesis."""
+        return self.by("attention")
+
+    @property
+    def ctc(self) -> tuple[int, ...]:
+        """The CTC head's greedy hypothesis."""
+        return self.by("ctc")
+
+
+class Decodable(Protocol):
+    """A system, or several one after the other, that writes tokens for what it reads."""
+
+    @property
+    def reads(self) -> Literal["speech", "text"]:
+        """What the inputs are."""
+        ...
+
+    def read_inputs(self, rows: Sequence[Utterance], root: Path) -> list[Input]:
+        """What is read of each utterance, into memory."""
+        ...
+
+    def decode_inputs(
+        self, inputs: Sequence[Input], utterance_ids: Sequence[str], search: Search
+    ) -> list[Hypothesis]:
+        """Hypotheses of one batch, in its order."""
+        ...
+
+
+def greedy_heads(model: SequenceModel) -> tuple[Head, ...]:
+    """The greedy hypotheses that a model can give."""
+    return ("attention", "ctc") if model.has_ctc else ("attention",)
+
+
+def longest(model: SequenceModel, encoded: Encoded, max_tokens: int | None) -> Tensor:
+    """How many tokens each row (B,) may have, whoever its batch mates are."""
+    lengths = encoded.lengths
+    if model.reads == "text":
+        lengths = _TEXT_FACTOR * lengths + _TEXT_MORE
+    return lengths if max_tokens is None else lengths.clamp(max=max_tokens)
 
 
 @torch.inference_mode()
 def decode_encoded(
-    model: RecognizerModel, encoded: Encoded, utterance_ids: Sequence[str]
+    model: SequenceModel,
+    encoded: Encoded,
+    utterance_ids: Sequence[str],
+    search: Search | None = None,
 ) -> list[Hypothesis]:
-    """Greedy hypotheses of a batch; attention output is at most one token per encoder frame."""
-    by_ctc = ctc_greedy(model.ctc_logits(encoded), encoded.lengths, model.blank)
-    by_attention = attention_greedy(model, encoded, encoded.lengths)
+    """Hypotheses of a batch; without `search` all greedy ones that the model can give."""
+    search = search or Search(heads=greedy_heads(model))
+    found: dict[Head, list[list[int]]] = {}
+    for head in search.heads:
+        if head == "ctc":
+            found[head] = ctc_greedy(model.ctc_logits(encoded), encoded.lengths, model.blank)
+            continue
+        limits = longest(model, encoded, search.max_tokens)
+        if head == "beam":
+            kept = attention_beam(
+                model,
+                encoded,
+                limits,
+                beam_size=search.beam_size,
+                length_penalty=search.length_penalty,
+            )
+            found[head] = [best.tokens for best, *_ in kept]
+        else:
+            found[head] = attention_greedy(model, encoded, limits)
     return [
-        Hypothesis(utterance_id, tuple(attention), tuple(ctc))
-        for utterance_id, attention, ctc in zip(utterance_ids, by_attention, by_ctc, strict=True)
+        Hypothesis(utterance_id, {head: tuple(ids[row]) for head, ids in found.items()})
+        for row, utterance_id in enumerate(utterance_ids)
     ]
 
 
@@ -48,27 +141,39 @@ def batches_by_duration(utterances: Sequence[Utterance], batch_size: int) -> lis
 
 
 def decode_utterances(
-    encode: Callable[[Sequence[NDArray[np.int16]]], Encoded],
-    model: RecognizerModel,
+    system: Decodable,
     utterances: Sequence[Utterance],
     root: Path,
     batch_size: int,
+    search: Search,
 ) -> Iterator[Hypothesis]:
-    """Read audio, encode, decode; hypotheses come in order of duration, longest first."""
-    for batch in batches_by_duration(utterances, batch_size):
-        waveforms = [read_waveform(utterance, root) for utterance in batch]
-        yield from decode_encoded(model, encode(waveforms), [row.id for row in batch])
+    """Read, encode, decode; hypotheses come longest input first."""
+    if system.reads == "speech":
+        # Waveforms are read batch by batch: a split of speech may not fit into memory.
+        for rows in batches_by_duration(utterances, batch_size):
+            inputs = system.read_inputs(rows, root)
+            yield from system.decode_inputs(inputs, [row.id for row in rows], search)
+        return
+    texts = system.read_inputs(utterances, root)
+    order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        yield from system.decode_inputs(
+            [texts[row] for row in batch], [utterances[row].id for row in batch], search
+        )
 
 
 def decode_features(
-    model: RecognizerModel,
+    model: SequenceModel,
     batches: Iterable[tuple[Sequence[str], Tensor, Tensor]],
+    search: Search | None = None,
 ) -> Iterator[Hypothesis]:
-    """Hypotheses from (ids, un-normalised features (B, T, F), frames (B,)); the model's mode stays.
+    """Hypotheses from (ids, inputs, lengths (B,)); the model's mode stays.
 
+    Inputs are un-normalised features (B, T, F), or source ids (B, S) of a model that reads text.
     Dropout must be off for repeatable results: the caller sets evaluation mode.
     """
-    for utterance_ids, features, lengths in batches:
+    for utterance_ids, inputs, lengths in batches:
         with torch.inference_mode():
-            encoded = model.encode(model.normalize(features, lengths), lengths)
-        yield from decode_encoded(model, encoded, utterance_ids)
+            encoded = model.encode(model.normalize(inputs, lengths), lengths)
+        yield from decode_encoded(model, encoded, utterance_ids, search)

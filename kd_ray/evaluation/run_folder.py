@@ -32,10 +32,17 @@ class RunFolder:
         """Make the folder, or take it up again if it was made from the same configuration.
 
         Raises:
-            RunFolderError: the folder holds another configuration; names the keys that differ.
+            RunFolderError: the folder holds another configuration (names the keys that differ),
+                or cannot be made.
         """
-        for folder in ("logs", "checkpoints"):
-            (self.path / folder).mkdir(parents=True, exist_ok=True)
+        try:
+            for folder in ("logs", "checkpoints"):
+                (self.path / folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(
+                f"the run folder {self.path} cannot be made: {error.strerror} ({error.filename}); "
+                "choose another name (name=...), or set KD_RAY_ROOT to a folder that can be written"
+            ) from error
         wanted = dump(config)
         path = self.path / "config.json"
         if path.exists():

@@ -1,4 +1,4 @@
-"""What a system is worth: error rates with alignments, size on disk, speed."""
+"""What a system is worth: error rates with alignments, and its speed."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,12 @@ import torch
 
 from kd_ray.config.data import TextColumn
 from kd_ray.core.scores import ErrorCounts, align, count_errors
-from kd_ray.evaluation.decode import decode_utterances
-from kd_ray.evaluation.system import System, UnusableSystem
-from kd_ray.models.decoding import attention_greedy
-from kd_ray.speech.audio import read_waveform
+from kd_ray.evaluation.cascade import AnySystem
+from kd_ray.evaluation.decode import Search, decode_utterances
+from kd_ray.evaluation.system import UnusableSystem, some
 from kd_ray.speech.manifest import Utterance
 from kd_ray.speech.tokens import split_units
 
-HEADS = ("attention", "ctc")
 _SPEED_PASSES = 3
 
 
@@ -30,30 +28,24 @@ class SplitResult:
 
 
 def score_split(
-    system: System,
+    system: AnySystem,
     utterances: Sequence[Utterance],
     *,
     root: Path,
     column: TextColumn,
     batch_size: int,
+    search: Search,
 ) -> SplitResult:
     """Decode and score a split.
 
-    Error rates are over the units of the system's tokens (phones, words or characters): 100 x
-    (substitutions + insertions + deletions) / reference units, pooled over the split.
+    Error rates are over the units of the system's tokens (phones, words or characters; words of
+    SentencePiece tokens): 100 x (substitutions + insertions + deletions) / reference units, pooled
+    over the split.
     """
-    silent = [row.id for row in utterances if not row.text(column)]
-    if silent:
-        raise UnusableSystem(
-            f"{len(silent)} of {len(utterances)} utterances have no {column} to compare with: "
-            f"{', '.join(silent[:5])}{', ...' if len(silent) > 5 else ''}; evaluate a labelled "
-            "manifest, or use `kd-ray decode`"
-        )
+    require_texts(utterances, column)
     found = {
         hypothesis.utterance_id: hypothesis
-        for hypothesis in decode_utterances(
-            system.encode_waveforms, system.model, utterances, root, batch_size
-        )
+        for hypothesis in decode_utterances(system, utterances, root, batch_size, search)
     }
     tokens = system.tokens
     references = [split_units(row.text(column) or "", tokens.unit) for row in utterances]
@@ -61,9 +53,9 @@ def score_split(
         {"id": row.id, "reference": " ".join(reference)}
         for row, reference in zip(utterances, references, strict=True)
     ]
-    counts = {}
-    for head in HEADS:
-        heard = [tokens.words(getattr(found[row.id], head)) for row in utterances]
+    counts: dict[str, ErrorCounts] = {}
+    for head in search.heads:
+        heard = [tokens.words(found[row.id].by(head)) for row in utterances]
         counts[head] = count_errors(references, heard)
         for row, reference, units, alignment in zip(
             rows, references, heard, align(references, heard), strict=True
@@ -75,6 +67,20 @@ def score_split(
                     [step.operation, step.reference, step.hypothesis] for step in alignment
                 ]
     return SplitResult(counts, rows)
+
+
+def require_texts(utterances: Sequence[Utterance], column: TextColumn) -> None:
+    """Refuse a split with utterances that have nothing to compare with.
+
+    Raises:
+        UnusableSystem: names the first of them.
+    """
+    silent = [row.id for row in utterances if not row.text(column)]
+    if silent:
+        raise UnusableSystem(
+            f"{len(silent)} of {len(utterances)} utterances have no {column} to compare with: "
+            f"{some(silent)}; evaluate a labelled manifest, or use `kd-ray decode`"
+        )
 
 
 def split_scores(result: SplitResult) -> dict[str, dict[str, Any]]:
@@ -94,33 +100,33 @@ def split_scores(result: SplitResult) -> dict[str, dict[str, Any]]:
     return scores
 
 
-def size_on_disk(folder: Path) -> int:
-    """Bytes of a checkpoint folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def real_time_factor(system: System, utterances: Sequence[Utterance], root: Path) -> float:
+def real_time_factor(
+    system: AnySystem, utterances: Sequence[Utterance], root: Path, search: Search
+) -> float | None:
     """Seconds of computation per second of speech: one torch thread, one utterance at a time.
 
-    From waveform to greedy attention hypothesis, audio already in memory. Each utterance counts
-    with the fastest of its passes: whatever else the machine does only ever adds time.
+    From waveform (or text) to hypothesis, what is read already in memory. Each utterance counts
+    with the fastest of its passes: whatever else the machine does only ever adds time. The speech
+    of a text is what its utterance lasts; None where durations of texts are not known.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        in_memory = {row.id: read_waveform(row, root) for row in utterances}
-        spent_s = dict.fromkeys(in_memory, float("inf"))
+        inputs = system.read_inputs(utterances, root)
+        spent_s = [float("inf")] * len(inputs)
         for _ in range(_SPEED_PASSES):
-            for name, waveform in in_memory.items():
+            for place, (row, each) in enumerate(zip(utterances, inputs, strict=True)):
                 started = time.perf_counter()
-                _decode_one(system, waveform)
-                spent_s[name] = min(spent_s[name], time.perf_counter() - started)
+                system.decode_inputs([each], [row.id], search)
+                spent_s[place] = min(spent_s[place], time.perf_counter() - started)
     finally:
         torch.set_num_threads(threads)
-    speech_s = sum(len(waveform) for waveform in in_memory.values()) / 16_000
-    return sum(spent_s.values()) / speech_s
-
-
-def _decode_one(system: System, waveform: Any) -> None:
-    encoded = system.encode_waveforms([waveform])
-    attention_greedy(system.model, encoded, encoded.lengths)
+    speech_s = 0.0
+    for row, each in zip(utterances, inputs, strict=True):
+        if isinstance(each, str):
+            if row.duration_s is None:
+                return None
+            speech_s += row.duration_s
+        else:
+            speech_s += len(each) / 16_000
+    return sum(spent_s) / speech_s if speech_s else None

@@ -4,17 +4,23 @@ import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kd_ray.config.data import TextColumn
+from kd_ray.config.evaluation import Head
+from kd_ray.evaluation.decode import Hypothesis, Input, Search, decode_encoded
 from kd_ray.models.checkpoint import load_model
 from kd_ray.models.encoders import Encoded
-from kd_ray.models.recognizer import RecognizerModel
+from kd_ray.models.sequence_model import SequenceModel, SpeechModel
+from kd_ray.speech.audio import read_waveform
 from kd_ray.speech.features import LogMelExtractor
-from kd_ray.speech.tokens import Tokens
+from kd_ray.speech.manifest import Utterance
+from kd_ray.speech.tokens import Tokens, TokensError, source_ids
 
 
 class UnusableSystem(ValueError):
@@ -23,46 +29,167 @@ class UnusableSystem(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class System:
-    """A frozen recogniser in evaluation mode."""
+    """A frozen model in evaluation mode: recogniser, speech translator or text translator."""
 
-    model: RecognizerModel
+    model: SequenceModel
     tokens: Tokens
-    extractor: LogMelExtractor
+    extractor: LogMelExtractor | None
+    """Of models that read speech."""
     folder: Path
     digest: str
     name: str
     device: torch.device
+    source_tokens: Tokens | None = None
+    """Of models that read text."""
+    reads_column: str = "transcript"
+    """Manifest column that a model reads which reads text."""
 
-    @torch.inference_mode()
-    def encode(self, features: Tensor, lengths: Tensor) -> Encoded:
-        """Un-normalised features (B, T, F) and frames (B,) to encoder states."""
-        features, lengths = features.to(self.device), lengths.to(self.device)
-        return self.model.encode(self.model.normalize(features, lengths), lengths)
-
-    @torch.inference_mode()
-    def encode_waveforms(self, waveforms: Sequence[NDArray[np.int16]]) -> Encoded:
-        """Mono 16 kHz waveforms to encoder states."""
-        return self.encode(*self.extractor(waveforms))
+    @property
+    def reads(self) -> Literal["speech", "text"]:
+        """What the model hears or reads."""
+        return self.model.reads
 
     @property
     def parameters(self) -> int:
         """How many numbers the model has learnt."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
+    @property
+    def bytes(self) -> int:
+        """Size of the checkpoint folder on disk."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
-def load_system(folder: Path, device: str | torch.device = "cpu") -> System:
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Checkpoint folders of all models that take part."""
+        return (self.folder,)
+
+    def require(self, head: Head) -> None:
+        """Refuse a way of decoding that the model does not have.
+
+        Raises:
+            UnusableSystem: CTC without a CTC head.
+        """
+        if head == "ctc" and not self.model.has_ctc:
+            raise UnusableSystem(
+                f"{self.folder} has no CTC head, so it cannot be decoded by ctc; set decoding to "
+                "attention or beam"
+            )
+
+    @torch.inference_mode()
+    def encode(self, inputs: Tensor, lengths: Tensor) -> Encoded:
+        """Encoder states of un-normalised features (B, T, F), or of source ids (B, S)."""
+        inputs, lengths = inputs.to(self.device), lengths.to(self.device)
+        return self.model.encode(self.model.normalize(inputs, lengths), lengths)
+
+    @torch.inference_mode()
+    def encode_waveforms(self, waveforms: Sequence[NDArray[np.int16]]) -> Encoded:
+        """Mono 16 kHz waveforms to encoder states.
+
+        Raises:
+            UnusableSystem: the model reads text.
+        """
+        if self.extractor is None:
+            raise UnusableSystem(f"{self.folder} reads text, not speech")
+        return self.encode(*self.extractor(waveforms))
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Encoded:
+        """Texts to encoder states.
+
+        Raises:
+            UnusableSystem: the model reads speech, or its tokens cannot spell a text.
+        """
+        if self.source_tokens is None:
+            raise UnusableSystem(f"{self.folder} reads speech, not text")
+        try:
+            ids = [torch.tensor(source_ids(self.source_tokens, text)) for text in texts]
+        except TokensError as error:
+            raise UnusableSystem(f"{self.folder} cannot read a text: {error}") from error
+        lengths = torch.tensor([len(row) for row in ids])
+        padded = torch.nn.utils.rnn.pad_sequence(
+            ids, batch_first=True, padding_value=self.model.eos
+        )
+        return self.encode(padded, lengths)
+
+    def read_inputs(self, rows: Sequence[Utterance], root: Path) -> list[Input]:
+        """Waveforms of utterances, or the texts in `reads_column`.
+
+        Raises:
+            UnusableSystem: a row has nothing to read; an empty text is something.
+        """
+        if self.reads == "speech":
+            return [read_waveform(row, root) for row in rows]
+        texts = [text_of(row, self.reads_column) for row in rows]
+        without = [row.id for row, text in zip(rows, texts, strict=True) if text is None]
+        if without:
+            raise UnusableSystem(
+                f"{self.folder} reads text, and {len(without)} of {len(rows)} utterances have no "
+                f"{self.reads_column}: {some(without)}; name another manifest or reads_column"
+            )
+        return [text or "" for text in texts]
+
+    def encode_inputs(self, rows: Sequence[Utterance], root: Path) -> Encoded:
+        """Encoder states of utterances: of their speech, or of the text in `reads_column`."""
+        return self._encode(self.read_inputs(rows, root))
+
+    def _encode(self, inputs: Sequence[Input]) -> Encoded:
+        if self.reads == "speech":
+            return self.encode_waveforms(cast(Sequence[NDArray[np.int16]], inputs))
+        return self.encode_texts(cast(Sequence[str], inputs))
+
+    def decode_inputs(
+        self, inputs: Sequence[Input], utterance_ids: Sequence[str], search: Search
+    ) -> list[Hypothesis]:
+        """Hypotheses of one batch.
+
+        An empty text has an empty hypothesis: what a model makes of nothing is its own invention.
+        """
+        full = [row for row, each in enumerate(inputs) if not isinstance(each, str) or each.strip()]
+        found: dict[str, Hypothesis] = {}
+        if full:
+            encoded = self._encode([inputs[row] for row in full])
+            ids = [utterance_ids[row] for row in full]
+            decoded = decode_encoded(self.model, encoded, ids, search)
+            found = {hypothesis.utterance_id: hypothesis for hypothesis in decoded}
+        nothing: dict[Head, tuple[int, ...]] = dict.fromkeys(search.heads, ())
+        return [found.get(name) or Hypothesis(name, nothing) for name in utterance_ids]
+
+
+def text_of(row: Utterance, column: str) -> str | None:
+    """The text in a column of the manifest, of its own or another; None where the row has none."""
+    if column in get_args(TextColumn):
+        return row.text(cast(TextColumn, column))
+    value = row.extra.get(column)
+    return None if value is None else str(value)
+
+
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """The first names of a list, for an error."""
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+def load_system(
+    folder: Path, device: str | torch.device = "cpu", *, reads_column: str = "transcript"
+) -> System:
     """Load a checkpoint folder, or the best model of a run folder."""
     checkpoint = resolve_checkpoint(folder)
     loaded = load_model(checkpoint, device=str(device))
-    tokens = Tokens.from_dict(loaded.tokens)
+    source = loaded.source_tokens
     return System(
         model=loaded.model,
-        tokens=tokens,
-        extractor=LogMelExtractor(loaded.model.config.front_end),
+        tokens=Tokens.from_dict(loaded.tokens),
+        extractor=(
+            LogMelExtractor(loaded.model.config.front_end)
+            if isinstance(loaded.model, SpeechModel)
+            else None
+        ),
         folder=checkpoint,
         digest=loaded.digest,
         name=system_name(checkpoint),
         device=torch.device(device),
+        source_tokens=None if source is None else Tokens.from_dict(source),
+        reads_column=reads_column,
     )
 
 

@@ -3,6 +3,7 @@
     model.safetensors   weights and normaliser statistics
     config.json         architecture, front end, special token ids, versions, extra
     tokens.json         the vocabulary
+    source_tokens.json  the vocabulary that is read, of models that read text
 
 A folder appears whole or not at all: it is written beside its place, flushed, and renamed.
 """
@@ -18,20 +19,24 @@ from typing import Any
 from uuid import uuid4
 
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kd_ray import __version__
-from kd_ray.config.model import Recognizer
-from kd_ray.models.recognizer import RecognizerModel
+from kd_ray.config.model import Model
+from kd_ray.models.build import build_model
+from kd_ray.models.sequence_model import SequenceModel, SpeechModel
+from kd_ray.models.text_to_text import TextToTextModel
 
 FORMAT = "kd_ray checkpoint"
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, TOKENS = "model.safetensors", "config.json", "tokens.json"
+SOURCE_TOKENS = "source_tokens.json"
 _FILES = (WEIGHTS, CONFIG, TOKENS)
 _FOREIGN_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".th"}
+_MODELS: TypeAdapter[Model] = TypeAdapter(Model)
 _SHOWN = 8
 """How many names an error lists before it says how many more there are."""
 
@@ -44,14 +49,21 @@ class CheckpointError(ValueError):
 class LoadedModel:
     """A model as its checkpoint folder holds it: in eval mode, frozen."""
 
-    model: RecognizerModel
+    model: SequenceModel
     tokens: dict[str, Any]
     config: dict[str, Any]
     digest: str
+    source_tokens: dict[str, Any] | None = None
+    """What a text reader reads; None for speech."""
 
 
 def save_model(
-    folder: Path, model: RecognizerModel, *, tokens: Mapping[str, Any], extra: Mapping[str, Any]
+    folder: Path,
+    model: SequenceModel,
+    *,
+    tokens: Mapping[str, Any],
+    extra: Mapping[str, Any],
+    source_tokens: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint folder, atomically; an older one of that name is replaced.
 
@@ -60,10 +72,17 @@ def save_model(
         model: whose weights, buffers and configuration are stored.
         tokens: the vocabulary as JSON, becomes `tokens.json`.
         extra: anything else worth keeping (data digest, scores, front-end digest), as JSON.
+        source_tokens: the vocabulary that is read, for models that read text and them alone.
 
     Raises:
-        CheckpointError: `folder` exists and is not a checkpoint folder.
+        CheckpointError: `folder` exists and is not a checkpoint folder, or source tokens are
+            missing or come with a model that reads speech.
     """
+    if (source_tokens is None) != (model.reads == "speech"):
+        raise CheckpointError(
+            f"{folder}: a {model.config.type} model reads {model.reads} and is saved "
+            f"{'without' if model.reads == 'speech' else 'with its'} source tokens"
+        )
     previous = _previous(folder)
     if folder.exists() and not _may_be_replaced(folder):
         raise CheckpointError(
@@ -74,7 +93,11 @@ def save_model(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "architecture": model.config.model_dump(mode="json"),
-        "front_end": model.config.front_end.model_dump(mode="json"),
+        "front_end": (
+            model.config.front_end.model_dump(mode="json")
+            if isinstance(model, SpeechModel)
+            else None
+        ),
         "tokens": _special_ids(model),
         "versions": {"kd_ray": __version__, "torch": str(torch.__version__)},
         "extra": dict(extra),
@@ -87,7 +110,9 @@ def save_model(
         save_file(weights, fresh / WEIGHTS)
         _write_json(fresh / CONFIG, config)
         _write_json(fresh / TOKENS, dict(tokens))
-        for path in (*(fresh / name for name in _FILES), fresh):
+        if source_tokens is not None:
+            _write_json(fresh / SOURCE_TOKENS, dict(source_tokens))
+        for path in (*fresh.iterdir(), fresh):
             _flush(path)
         if folder.exists():
             # Between the two renames readers find the older folder under its other name.
@@ -111,33 +136,43 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> LoadedModel:
     config = read_config(folder)
     tokens = _read_json(folder / TOKENS)
     try:
-        architecture = Recognizer.model_validate(config["architecture"])
         ids = config["tokens"]
-        model = RecognizerModel(
-            architecture,
+        model = build_model(
+            _MODELS.validate_python(config["architecture"]),
             vocabulary_size=ids["vocabulary_size"],
             blank=ids["blank"],
             bos=ids["bos"],
             eos=ids["eos"],
+            source_vocabulary_size=ids.get("source_vocabulary_size"),
         )
     except (KeyError, TypeError, ValidationError, ValueError) as error:
         raise CheckpointError(
-            f"{folder / CONFIG} does not describe a recogniser that kd_ray {__version__} knows "
+            f"{folder / CONFIG} does not describe a model that kd_ray {__version__} knows "
             f"(it was written by {config.get('versions')}): {error!r}"
         ) from error
+    source_tokens = _read_json(folder / SOURCE_TOKENS) if model.reads == "text" else None
     weights = _read_weights(folder)
     _check_fit(weights, _state(model), f"{folder / WEIGHTS} does not fit its own {CONFIG}")
     model.load_state_dict(weights)
     model.to(device).eval().requires_grad_(False)
-    return LoadedModel(model, tokens, config, _digest(folder, config))
+    return LoadedModel(model, tokens, config, _digest(folder, config), source_tokens)
 
 
-def load_encoder(model: RecognizerModel, folder: Path) -> None:
+def load_encoder(model: SequenceModel, folder: Path) -> None:
     """Start `model`'s encoder from a checkpoint's; heads, vocabulary and normaliser stay its own.
 
+    A speech translator starts from a recogniser of the same kind (`speech_to_text`, with or without
+    a CTC head).
+
     Raises:
-        CheckpointError: front end or encoder of the two differ, or the folder cannot be read.
+        CheckpointError: front end or encoder of the two differ, the model reads text, or the
+            folder cannot be read.
     """
+    if not isinstance(model, SpeechModel):
+        raise CheckpointError(
+            f"the encoder of {folder} cannot start a {model.config.type} model: only models that "
+            "read speech start from another's encoder"
+        )
     folder = _existing(folder)
     theirs = read_config(folder).get("architecture", {})
     mine = model.config.model_dump(mode="json")
@@ -145,7 +180,7 @@ def load_encoder(model: RecognizerModel, folder: Path) -> None:
         f"{part}.{key}: {folder.name} has {theirs.get(part, {}).get(key)!r}, the model {value!r}"
         for part in ("front_end", "encoder")
         for key, value in mine[part].items()
-        if key != "dropout" and theirs.get(part, {}).get(key) != value
+        if "dropout" not in key and theirs.get(part, {}).get(key) != value
     ]
     if differences:
         raise CheckpointError(
@@ -185,17 +220,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _state(model: RecognizerModel) -> dict[str, Tensor]:
+def _state(model: SequenceModel) -> dict[str, Tensor]:
     return dict(model.state_dict())
 
 
-def _special_ids(model: RecognizerModel) -> dict[str, int]:
-    return {
+def _special_ids(model: SequenceModel) -> dict[str, int]:
+    ids = {
         "vocabulary_size": model.vocabulary_size,
         "blank": model.blank,
         "bos": model.bos,
         "eos": model.eos,
     }
+    if isinstance(model, TextToTextModel):
+        ids["source_vocabulary_size"] = model.source_vocabulary_size
+    return ids
 
 
 def _digest(folder: Path, config: Mapping[str, Any]) -> str:

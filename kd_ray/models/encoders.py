@@ -24,6 +24,10 @@ class Encoded(NamedTuple):
     states: Tensor
     lengths: Tensor
 
+    def select(self, rows: Tensor) -> "Encoded":
+        """Utterances `rows` (R,), in that order; one may come several times, or not at all."""
+        return Encoded(self.states[rows], self.lengths[rows])
+
 
 class ConvBlock(nn.Module):
     """3x3 convolution, strided; layer norm over each frame's channels and mels; relu."""

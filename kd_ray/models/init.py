@@ -9,8 +9,10 @@ uniform: CTC then starts without a preference for the blank.
 import torch
 from torch import Tensor, nn
 
+from kd_ray.models.attention import CrossAttention
 from kd_ray.models.decoders import LocationAttentionDecoder
 from kd_ray.models.recurrence import BidirectionalLayer, LiGruLayer
+from kd_ray.models.transformer import TokenEmbedding
 
 _OUTPUT_STD = 0.02
 
@@ -48,6 +50,20 @@ def initialize(module: nn.Module) -> None:
         initialize_output(module.output)
         if module.config.cell == "lstm":
             module.token_gates.bias.data[size : 2 * size] = 1  # forget gate: remember
+    elif isinstance(module, nn.LSTMCell):
+        _per_gate(module.weight_ih, module.hidden_size, recurrent=False)
+        _per_gate(module.weight_hh, module.hidden_size, recurrent=True)
+        nn.init.zeros_(module.bias_ih)
+        nn.init.zeros_(module.bias_hh)
+        module.bias_ih.data[module.hidden_size : 2 * module.hidden_size] = 1  # forget
+    elif isinstance(module, CrossAttention):
+        # As wide as SelfAttention's fused projection makes them (fairseq: gain 1 / sqrt(2)).
+        size = module.query.out_features
+        keys_values = torch.split(module.memory_projection.weight.data, size)
+        for part in (module.query.weight.data, *keys_values):
+            nn.init.xavier_uniform_(part, gain=2**-0.5)
+    elif isinstance(module, TokenEmbedding):
+        nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
     elif isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:
@@ -61,4 +77,5 @@ def initialize(module: nn.Module) -> None:
 def initialize_output(linear: nn.Linear) -> None:
     """Small weights and no bias: distributions start close to uniform."""
     nn.init.normal_(linear.weight, std=_OUTPUT_STD)
-    nn.init.zeros_(linear.bias)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)

@@ -1,47 +1,38 @@
-"""How sure an error rate and a difference of two are: a paired bootstrap over utterances.
-
-Bisani & Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation".
-The utterances are drawn with replacement, the same ones for every system. It covers the choice of
-test utterances only: not the training seed, and not that speakers repeat within a split.
+"""How sure the scores of an evaluation are: a paired bootstrap over the ranked split's utterances.
 
 Shapes: S systems, U utterances, R resamples.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_ray.core.bootstrap import (
+    RESAMPLES,
+    SEED,
+    Comparison,
+    Interval,
+    compare,
+    draws,
+    interval_of,
+)
+from kd_ray.core.translation_scores import resampled_scores
 from kd_ray.report.results import Hypotheses, Results
+from kd_ray.report.systems import Evaluation
+from kd_ray.report.translations import RANKS, TranslationResults, Translations
 
-RESAMPLES = 1000
-SEED = 20200509
-_CHUNK = 100
-
-
-@dataclass(frozen=True)
-class Interval:
-    """The middle 95 % of the resampled values, in percentage points."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A system minus the baseline, on the same utterances."""
-
-    difference: float
-    """Percentage points; negative: fewer errors than the baseline."""
-    interval: Interval
-    p_value: float
-    """Two-sided: `min(1, 2 (1 + n) / (R + 1))`, n the resamples on the rarer side of zero."""
-
-    @property
-    def includes_zero(self) -> bool:
-        """Whether this split cannot tell the two apart."""
-        return self.interval.low <= 0 <= self.interval.high
+__all__ = [
+    "Comparison",
+    "Interval",
+    "Statistics",
+    "compare",
+    "resample_rates",
+    "statistics_of",
+    "translation_statistics",
+]
 
 
 @dataclass(frozen=True)
@@ -68,32 +59,11 @@ def resample_rates(
     Paired: a resample draws the same utterances for all systems. A resample whose references
     are all empty gives rate 0.
     """
-    generator = np.random.default_rng(seed)
-    num_utterances = len(lengths_U)
-    uniform = np.full(num_utterances, 1.0 / num_utterances)
     rates = []
-    # Chunks bound the (chunk, U) matrix of draws: 40 MB at 50,000 utterances.
-    for start in range(0, resamples, _CHUNK):
-        draws = generator.multinomial(num_utterances, uniform, min(_CHUNK, resamples - start))
-        draws = draws.astype(np.float64)
-        units = np.maximum(draws @ lengths_U, 1)
-        rates.append(100.0 * (draws @ errors_SU.T) / units[:, None])
+    for drawn in draws(len(lengths_U), resamples=resamples, seed=seed):
+        units = np.maximum(drawn @ lengths_U, 1)
+        rates.append(100.0 * (drawn @ errors_SU.T) / units[:, None])
     return np.concatenate(rates)
-
-
-def _interval(values_R: NDArray[np.float64]) -> Interval:
-    low, high = np.quantile(values_R, [0.025, 0.975])
-    return Interval(float(low), float(high))
-
-
-def compare(
-    rates_R: NDArray[np.float64], baseline_R: NDArray[np.float64], observed: float
-) -> Comparison:
-    """A system's resampled rates against the baseline's on the same resamples."""
-    differences = rates_R - baseline_R
-    rarer = min(int((differences >= 0).sum()), int((differences <= 0).sum()))
-    p_value = min(1.0, 2.0 * (1 + rarer) / (len(differences) + 1))
-    return Comparison(observed, _interval(differences), p_value)
 
 
 def statistics_of(
@@ -103,33 +73,71 @@ def statistics_of(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Statistics:
-    """Bootstrap all systems of an evaluation on its ranked split."""
+    """Bootstrap all systems of an evaluation of error rates on its ranked split."""
     split = results.ranked_split
     if hypotheses is None:
-        note = f"There are no hypotheses on {split}, so there are no intervals."
-        return Statistics(split, resamples=resamples, notes=(note,))
+        return _without(split, resamples)
     notes = tuple(hypotheses.notes)
     if hypotheses.lengths is None or not len(hypotheses.ids):
         return Statistics(split, resamples=resamples, notes=notes)
-    systems = [system for system in results.systems if system.label in hypotheses.errors]
-    errors = np.stack([hypotheses.errors[system.label] for system in systems])
+    labels = [system.label for system in results.systems if system.label in hypotheses.errors]
+    errors = np.stack([hypotheses.errors[label] for label in labels])
     rates = resample_rates(errors, hypotheses.lengths, resamples=resamples, seed=seed)
-    column = {system.label: rates[:, i] for i, system in enumerate(systems)}
-    teachers = [column[s.label] for s in systems if s.kind == "teacher"]
-    all_teachers = len(teachers) == len(results.of_kind("teacher"))
+    values = {label: rates[:, i] for i, label in enumerate(labels)}
+    return _statistics(results, values, resamples, notes)
+
+
+def translation_statistics(
+    results: TranslationResults,
+    translations: Translations | None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Statistics:
+    """Bootstrap all systems of an evaluation of translations (BLEU) on its ranked split."""
+    split = results.ranked_split
+    if translations is None:
+        return _without(split, resamples)
+    notes = tuple(translations.notes)
+    if not translations.ids:
+        return Statistics(split, resamples=resamples, notes=notes)
+    values = {
+        label: resampled_scores(counts[RANKS], RANKS, resamples=resamples, seed=seed)
+        for label, counts in translations.counts.items()
+    }
+    return _statistics(results, values, resamples, notes)
+
+
+def _without(split: str, resamples: int) -> Statistics:
+    note = f"There are no hypotheses on {split}, so there are no intervals."
+    return Statistics(split, resamples=resamples, notes=(note,))
+
+
+def _statistics(
+    results: Evaluation[Any],
+    values: Mapping[str, NDArray[np.float64]],
+    resamples: int,
+    notes: tuple[str, ...],
+) -> Statistics:
+    everyone = results.of_kind("teacher")
+    teachers = [values[teacher.label] for teacher in everyone if teacher.label in values]
     base = results.baseline
     comparisons = {}
-    if base is not None and base.label in column:
-        for system in systems:
-            if system.kind == "student" and system.label != base.label:
-                observed = results.percent(system) - results.percent(base)
+    if base is not None and base.label in values:
+        for system in results.systems:
+            if system.label in values and system.kind != "teacher" and system.label != base.label:
+                observed = results.value(system) - results.value(base)
                 comparisons[system.label] = compare(
-                    column[system.label], column[base.label], observed
+                    values[system.label], values[base.label], observed
                 )
     return Statistics(
-        split=split,
-        intervals={label: _interval(values) for label, values in column.items()},
-        teacher_mean=_interval(np.mean(teachers, axis=0)) if teachers and all_teachers else None,
+        split=results.ranked_split,
+        intervals={label: interval_of(each) for label, each in values.items()},
+        teacher_mean=(
+            interval_of(np.mean(teachers, axis=0))
+            if teachers and len(teachers) == len(everyone)
+            else None
+        ),
         comparisons=comparisons,
         resamples=resamples,
         notes=notes,

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 INK, MUTED, GRID, SURFACE, TEACHER, BASE = (f"#0a0b{i:02x}" for i in range(6))
 SERIES = tuple(f"#0a0c{i:02x}" for i in range(6))
-PHASES = tuple(f"#0a0d{i:02x}" for i in range(3))
+PHASES = tuple(f"#0a0d{i:02x}" for i in range(4))
 
 # Light scheme: the fall-backs. Okabe & Ito's colours, darkened to 3:1 on white where needed.
 LIGHT: Mapping[str, tuple[str, str]] = {
@@ -41,6 +41,7 @@ LIGHT: Mapping[str, tuple[str, str]] = {
     PHASES[0]: ("--phase-1", "#3f5c82"),
     PHASES[1]: ("--phase-2", "#8eaed0"),
     PHASES[2]: ("--phase-3", "#cfdae6"),
+    PHASES[3]: ("--phase-4", "#b9a06a"),
 }
 
 MARKERS = ("o", "s", "D", "^", "v", "P")

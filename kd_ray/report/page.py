@@ -6,18 +6,24 @@ Nothing is fetched: the style sheet and all plots are inside the page. All text 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from kd_ray import __version__
 from kd_ray.evaluation.run_folder import write_atomically
 from kd_ray.report import plots
-from kd_ray.report.bootstrap import Statistics, statistics_of
+from kd_ray.report.bootstrap import Statistics
+from kd_ray.report.diagnostics import diagnostics
+from kd_ray.report.evaluations import ErrorRates, Evaluated, read_evaluated
 from kd_ray.report.html import Html, h, joined
-from kd_ray.report.results import Hypotheses, Results, read_hypotheses, read_json, read_results
+from kd_ray.report.results import Hypotheses, Results
 from kd_ray.report.run_sections import runs_section
 from kd_ray.report.runs import Run, environment_facts, read_runs, repeat_command
 from kd_ray.report.style import CSS
 from kd_ray.report.summary import summary_sentence, warnings_of
-from kd_ray.report.tables import NONE, TIMES, Row, cells, columns, result_rows
+from kd_ray.report.systems import Evaluation, read_json
+from kd_ray.report.tables import NONE, TIMES, Line, View
+from kd_ray.report.texts import texts_section
+from kd_ray.report.translation_summary import translation_notes, translation_sentence
 from kd_ray.report.utterances import pick, sample_html
 
 MANY_ROWS = 12
@@ -48,23 +54,19 @@ def write_report(
     Raises:
         ReportError: a folder lacks what the report needs, or files contradict each other.
     """
-    results = read_results(evaluation_folder)
-    hypotheses = read_hypotheses(evaluation_folder, results)
-    runs = read_runs(run_folders, results)
+    evaluated = read_evaluated(evaluation_folder)
     page = _page(
         title,
-        results,
-        hypotheses,
-        statistics_of(results, hypotheses),
-        runs,
-        _Evaluation.read(evaluation_folder),
+        evaluated,
+        read_runs(run_folders, evaluated.results),
+        _Origin.read(evaluation_folder),
         now or datetime.now(UTC),
     )
     write_atomically(out, page)
     return out
 
 
-class _Evaluation:
+class _Origin:
     """Name and environment of the evaluation run, as far as its folder tells."""
 
     def __init__(self, name: str, environment: Mapping[str, object]) -> None:
@@ -72,7 +74,7 @@ class _Evaluation:
         self.environment = environment
 
     @classmethod
-    def read(cls, folder: Path) -> "_Evaluation":
+    def read(cls, folder: Path) -> "_Origin":
         found = {
             name: read_json(path) if (path := folder / f"{name}.json").exists() else {}
             for name in ("config", "environment")
@@ -81,20 +83,24 @@ class _Evaluation:
 
 
 def _page(
-    title: str,
-    results: Results,
-    hypotheses: Hypotheses | None,
-    statistics: Statistics,
-    runs: Sequence[Run],
-    evaluation: _Evaluation,
-    now: datetime,
+    title: str, evaluated: Evaluated, runs: Sequence[Run], origin: _Origin, now: datetime
 ) -> Html:
+    results, statistics = evaluated.results, evaluated.statistics
+    if isinstance(evaluated, ErrorRates):
+        lead = summary_sentence(evaluated.results, statistics)
+        samples = _utterances_section(evaluated.results, evaluated.hypotheses)
+        own_notes = []
+    else:
+        lead = translation_sentence(evaluated.results, statistics)
+        samples = texts_section(evaluated.results, evaluated.hypotheses)
+        own_notes = translation_notes(evaluated.results)
+    notes = [*own_notes, *_notes(results, statistics)]
     sections = [
-        ("results", "Results", _results_section(results, statistics)),
+        ("results", "Results", _results_section(results, evaluated.view, notes)),
         ("plots", "Plots", _plots_section(results, statistics, runs)),
-        ("what", "What was run", _facts_section(results, runs, evaluation)),
+        ("what", "What was run", _facts_section(evaluated, runs, origin)),
         ("runs", "Runs", runs_section(runs)),
-        ("utterances", "Utterances", _utterances_section(results, hypotheses)),
+        ("utterances", "Utterances", samples),
     ]
     sections = [section for section in sections if section[2]]
     links = joined(h('<a href="#{id}">{name}</a>', id=i, name=n) for i, n, _ in sections)
@@ -111,9 +117,9 @@ def _page(
         "{body}\n<footer>{footer}</footer>\n</main>\n</body>\n</html>\n",
         title=title,
         css=Html(CSS),
-        byline=f"kd_ray {__version__} · evaluation {evaluation.name} · {now:%Y-%m-%d %H:%M} "
+        byline=f"kd_ray {__version__} · evaluation {origin.name} · {now:%Y-%m-%d %H:%M} "
         f"{now.tzname() or ''}".rstrip(),
-        lead=summary_sentence(results, statistics),
+        lead=lead,
         warnings=_warnings(warnings_of(results, runs)),
         links=links,
         body=body,
@@ -129,29 +135,27 @@ def _warnings(warnings: Sequence[str]) -> Html:
     return h('<div class="warnings"><h2>To bear in mind</h2><ul>{items}</ul></div>', items=items)
 
 
-def _results_section(results: Results, statistics: Statistics) -> Html:
-    rows = result_rows(results, statistics)
-    teachers = [row for row in rows if row.kind == "teacher"]
+def _results_section(results: Evaluation[Any], view: View, notes: Sequence[str]) -> Html:
+    lines = view.lines
+    teachers = [line for line in lines if line.kind == "teacher"]
     hidden = Html("")
     if len(teachers) > MANY_ROWS:
         hidden = h(
             '<details class="more"><summary>All {count} teachers</summary>{table}</details>',
             count=len(teachers),
-            table=_table(results, statistics, teachers),
+            table=_table(results, view, teachers),
         )
         shown = [teachers[0], teachers[-1]]
-        rows = [*shown, *(row for row in rows if row.kind != "teacher")]
-    notes = joined(h("<p>{n}</p>", n=n) for n in _notes(results, statistics))
+        lines = (*shown, *(line for line in lines if line.kind != "teacher"))
     return h(
         '{table}{hidden}<div class="note under">{notes}</div>',
-        table=_table(results, statistics, rows),
+        table=_table(results, view, lines),
         hidden=hidden,
-        notes=notes,
+        notes=joined(h("<p>{n}</p>", n=n) for n in notes),
     )
 
 
-def _table(results: Results, statistics: Statistics, rows: Sequence[Row]) -> Html:
-    headings = columns(results, statistics)
+def _table(results: Evaluation[Any], view: View, lines: Sequence[Line]) -> Html:
     looks = plots.looks(results)
     head = joined(
         h(
@@ -159,27 +163,25 @@ def _table(results: Results, statistics: Statistics, rows: Sequence[Row]) -> Htm
             numeric=_numeric(heading.numeric),
             title=heading.title,
         )
-        for heading in headings
+        for heading in view.headings
         if heading.shown
     )
-    lines = []
-    before = None
-    for row in rows:
-        texts = cells(row, statistics.resamples)
-        look = looks.get(row.label) if row.kind == "student" else None
-        swatch = plots.swatch(look)
-        first = h('<th scope="row">{swatch}{label}</th>', swatch=swatch, label=texts[0])
+    rows = []
+    before: Line | None = None
+    for line in lines:
+        swatch = plots.swatch(looks.get(line.label) if line.kind == "student" else None)
+        first = h('<th scope="row">{swatch}{label}</th>', swatch=swatch, label=line.texts[0])
         others = joined(
             h("<td{numeric}>{text}</td>", numeric=_numeric(heading.numeric), text=text)
-            for text, heading in zip(texts[1:], headings[1:], strict=True)
+            for text, heading in zip(line.texts[1:], view.headings[1:], strict=True)
             if heading.shown
         )
         classes = [
-            *(["mean"] if row.kind == "teacher mean" else []),
-            *(["best"] if row.best_student else []),
-            *(["section"] if row.kind == "student" and before not in (None, "student") else []),
+            *(["mean"] if line.kind == "teacher mean" else []),
+            *(["best"] if line.best_student else []),
+            *(["section"] if before is not None and before.group != line.group else []),
         ]
-        lines.append(
+        rows.append(
             h(
                 '<tr class="{c}">{first}{others}</tr>',
                 c=" ".join(classes),
@@ -187,12 +189,12 @@ def _table(results: Results, statistics: Statistics, rows: Sequence[Row]) -> Htm
                 others=others,
             )
         )
-        before = row.kind
+        before = line
     return h(
         '<div class="card scroll"><table class="data"><thead><tr>{head}</tr></thead>'
-        "<tbody>{lines}</tbody></table></div>",
+        "<tbody>{rows}</tbody></table></div>",
         head=head,
-        lines=joined(lines),
+        rows=joined(rows),
     )
 
 
@@ -200,7 +202,7 @@ def _numeric(numeric: bool) -> Html:
     return Html(' class="num"') if numeric else Html("")
 
 
-def _notes(results: Results, statistics: Statistics) -> list[str]:
+def _notes(results: Evaluation[Any], statistics: Statistics) -> list[str]:
     split = results.ranked_split
     count = results.splits[split].utterances
     notes = []
@@ -215,11 +217,13 @@ def _notes(results: Results, statistics: Statistics) -> list[str]:
             "speakers repeat."
         )
     if statistics.comparisons:
-        students = len(statistics.comparisons)
+        compared = len(statistics.comparisons)
+        students = len(results.of_kind("student")) - 1
+        noun = "students" if students == compared else "systems"
         correction = (
-            f" The values are not corrected for looking at {students} students, and the best "
+            f" The values are not corrected for looking at {compared} {noun}, and the best "
             "student was chosen on the same utterances."
-            if students > 1
+            if compared > 1
             else ""
         )
         notes.append(
@@ -234,7 +238,7 @@ def _notes(results: Results, statistics: Statistics) -> list[str]:
     return [*notes, *statistics.notes]
 
 
-def _plots_section(results: Results, statistics: Statistics, runs: Sequence[Run]) -> Html:
+def _plots_section(results: Evaluation[Any], statistics: Statistics, runs: Sequence[Run]) -> Html:
     teachers = len(results.of_kind("teacher"))
     band = (
         " The band spans all teachers; its darker part is the middle 80 %."
@@ -244,21 +248,31 @@ def _plots_section(results: Results, statistics: Statistics, runs: Sequence[Run]
     bars = (
         "Lines across the ends of bars: 95 % bootstrap intervals. " if statistics.intervals else ""
     )
+    grey = (
+        "teachers, text experts and cascades"
+        if results.of_kind("expert") or results.of_kind("cascade")
+        else "teachers"
+    )
+    corner = "Lower left" if results.lower_is_better else "Upper left"
     wide = [
         (
-            plots.error_rates(results, statistics),
-            f"{bars}Students in colour, teachers in grey.",
+            plots.scores(results, statistics),
+            f"{bars}Students in colour, {grey} in grey.",
         ),
         (
             plots.learning_curves(results, runs),
             "Losses of distilled and undistilled students are different quantities: compare their "
             f"course, not their height.{band}",
         ),
+        (
+            diagnostics(results, runs),
+            "Of runs that train on the student's own prefixes; means over the updates of an epoch.",
+        ),
     ]
     pair = [
         (
-            plots.error_against_speed(results),
-            f"Lower left is better; {plots.size_note(results)}.",
+            plots.score_against_speed(results),
+            f"{corner} is better; {plots.size_note(results)}.",
         ),
         (
             plots.time_split(results, runs),
@@ -283,7 +297,7 @@ def _figure(svg: str, caption: str, width: str) -> Html:
     )
 
 
-def _facts_section(results: Results, runs: Sequence[Run], evaluation: _Evaluation) -> Html:
+def _facts_section(evaluated: Evaluated, runs: Sequence[Run], origin: _Origin) -> Html:
     kinds: dict[str, int] = {}
     for run in runs:
         kinds[run.command] = kinds.get(run.command, 0) + 1
@@ -292,16 +306,26 @@ def _facts_section(results: Results, runs: Sequence[Run], evaluation: _Evaluatio
         for command, count in kinds.items()
     )
     facts: list[tuple[str, object]] = [("Training", commands)] if commands else []
-    command = repeat_command("evaluate", evaluation.name)
+    command = repeat_command("evaluate", origin.name)
     facts.append(("Evaluation", h("<code>{command}</code>", command=command)))
-    for name, split in results.splits.items():
-        units = results.systems[0].scores[name][results.decoding].reference_length
-        text = f"{split.utterances:,} utterances, {units:,} {results.unit}, {split.manifest}"
+    for name, split in evaluated.results.splits.items():
+        units = _reference_units(evaluated, name)
+        text = f"{split.utterances:,} utterances, {units}, {split.manifest}"
         facts.append((f"Split {name}", text))
-    environments = [evaluation.environment, *(run.environment for run in runs)]
+    environments = [origin.environment, *(run.environment for run in runs)]
     facts += environment_facts(environments).items()
     lines = joined(h("<dt>{k}</dt><dd>{v}</dd>", k=key, v=value) for key, value in facts)
     return h('<dl class="facts card">{lines}</dl>', lines=lines)
+
+
+def _reference_units(evaluated: Evaluated, split: str) -> str:
+    """How long the references of a split are; TER counts their words."""
+    if isinstance(evaluated, ErrorRates):
+        results = evaluated.results
+        length = results.systems[0].scores[split][results.decoding].reference_length
+        return f"{length:,} {results.unit}"
+    words = evaluated.results.systems[0].scores[split].counts["ter"][1]
+    return f"{words:,.0f} words of reference translations"
 
 
 def _utterances_section(results: Results, hypotheses: Hypotheses | None) -> Html:

@@ -30,8 +30,9 @@ from kd_ray.report.drawing import (
     to_svg,
 )
 from kd_ray.report.html import Html, h
-from kd_ray.report.results import Results, SystemResult
 from kd_ray.report.runs import Run
+from kd_ray.report.systems import EvaluatedSystem, Evaluation
+from kd_ray.report.tables import DECODINGS, after_teachers, mean_label
 from kd_ray.report.tables import parameters as parameters_text
 
 MANY = 12
@@ -41,7 +42,7 @@ Curve = dict[int, float]
 """Epoch to value."""
 
 
-def looks(results: Results) -> dict[str, Look]:
+def looks(results: Evaluation[Any]) -> dict[str, Look]:
     """A look for each student, in the order of the evaluation."""
     students = [system.label for system in results.systems if system.kind == "student"]
     return looks_of(students, results.baseline.label if results.baseline else None)
@@ -67,9 +68,9 @@ def _curve(rows: Sequence[Mapping[str, Any]], key: str) -> Curve:
     return {epoch: float(np.mean(values[epoch])) for epoch in sorted(values)}
 
 
-def learning_curves(results: Results, runs: Sequence[Run]) -> str | None:
-    """Validation error by epoch, and training loss by epoch, of every run."""
-    key = f"error_rate_{results.decoding}"
+def learning_curves(results: Evaluation[Any], runs: Sequence[Run]) -> str | None:
+    """What validation measured by epoch, and training loss by epoch, of every run."""
+    key, title = results.curve
     errors = {run.label: _curve(run.valid, key) for run in runs}
     losses = {run.label: _curve(run.train, "loss") for run in runs}
     if not any(errors.values()) and not any(losses.values()):
@@ -77,23 +78,25 @@ def learning_curves(results: Results, runs: Sequence[Run]) -> str | None:
     height = 3.6
     with figure(10, height) as drawing:
         left, right = drawing.subplots(1, 2)
-        _draw_curves(left, errors, results, runs, height)
-        left.set_title(f"Validation error, %, {results.decoding} decoding")
-        _draw_curves(right, losses, results, runs, height)
+        _draw_curves(left, errors, results, runs, height, falls=results.lower_is_better)
+        left.set_title(title)
+        _draw_curves(right, losses, results, runs, height, falls=True)
         right.set_title("Training loss, mean of each epoch")
         for axes in (left, right):
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
             grid(axes, "y")
-        return to_svg(drawing, "curves", "Validation error and training loss by epoch")
+        return to_svg(drawing, "curves", f"{title} and training loss by epoch")
 
 
 def _draw_curves(
     axes: Axes,
     curves: Mapping[str, Curve],
-    results: Results,
+    results: Evaluation[Any],
     runs: Sequence[Run],
     height: float,
+    *,
+    falls: bool,
 ) -> None:
     styles = looks(results)
     shown = short_names([run.label for run in runs])
@@ -126,8 +129,9 @@ def _draw_curves(
         labels.append((xs[-1], ys[-1], shown[label], style.color))
     values = sorted(value for curve in curves.values() for value in curve.values())
     if values:
-        # A first epoch at 100 % or more would flatten all that matters.
-        low, high = values[0], values[min(len(values) - 1, int(0.98 * len(values)))]
+        # A first epoch at 100 % error or more would flatten all that matters.
+        last = min(len(values) - 1, int(0.98 * len(values))) if falls else len(values) - 1
+        low, high = values[0], values[last]
         margin = 0.06 * (high - low) or 0.5
         axes.set_ylim(max(0.0, low - margin) if low >= 0 else low - margin, high + margin)
     label_right(axes, labels, height_in=height - 0.9)
@@ -145,44 +149,43 @@ def _draw_band(axes: Axes, curves: Sequence[Curve]) -> tuple[float, float, str, 
     return epochs[-1], float(middle[-1]), f"{len(curves)} teachers, median", TEACHER
 
 
-def error_rates(results: Results, statistics: Statistics) -> str:
+def scores(results: Evaluation[Any], statistics: Statistics) -> str:
     """A bar for each system on the ranked split, with its 95 % bootstrap interval."""
     styles = looks(results)
     students, teachers = results.of_kind("student"), results.of_kind("teacher")
-    bars: list[tuple[str, float, Interval | None, str]] = [
-        (
-            s.label,
-            results.percent(s),
-            statistics.intervals.get(s.label),
-            styles[s.label].color,
-        )
+    between = [system for system in after_teachers(results) if system.kind != "student"]
+    bars: list[tuple[str, float, Interval | None, str, float]] = [
+        (s.label, results.value(s), statistics.intervals.get(s.label), styles[s.label].color, 0.95)
         for s in students
+    ]
+    bars += [
+        (s.label, results.value(s), statistics.intervals.get(s.label), TEACHER, 0.95)
+        for s in between
     ]
     cloud: list[float] = []
     if teachers:
-        mean = float(np.mean([results.percent(teacher) for teacher in teachers]))
-        name = f"mean of {len(teachers)} teachers" if len(teachers) > 1 else "teacher"
+        mean = float(np.mean([results.value(teacher) for teacher in teachers]))
         if len(teachers) > 1:
-            bars.append((name, mean, statistics.teacher_mean, TEACHER))
+            name = mean_label(len(teachers))
+            bars.append((name, mean, statistics.teacher_mean, TEACHER, 0.95))
         if len(teachers) <= MANY:
             bars += [
-                (t.label, results.percent(t), statistics.intervals.get(t.label), TEACHER)
+                (t.label, results.value(t), statistics.intervals.get(t.label), TEACHER, 0.6)
                 for t in teachers
             ]
         else:
-            cloud = [results.percent(teacher) for teacher in teachers]
+            cloud = [results.value(teacher) for teacher in teachers]
     rows = len(bars) + (1.6 if cloud else 0)
     height = 0.75 + 0.27 * rows
     with figure(10, height) as drawing:
         axes = drawing.subplots()
-        for place, (_, value, interval, color) in enumerate(bars):
-            mean_row = bool(teachers) and len(teachers) > 1 and place == len(students)
+        for place, (_, value, interval, color, alpha) in enumerate(bars):
             axes.barh(
                 place,
                 value,
                 height=0.62,
                 color=color,
-                alpha=0.95 if mean_row or place < len(students) else 0.6,
+                alpha=alpha,
                 linewidth=0,
             )
             end = value
@@ -212,9 +215,11 @@ def error_rates(results: Results, statistics: Statistics) -> str:
         axes.margins(x=0.06)
         axes.set_xlim(left=0)
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel(f"error on {results.ranked_split}, %, {results.decoding} decoding")
+        axes.set_xlabel(
+            f"{results.measure} on {results.ranked_split}, {DECODINGS[results.decoding]} decoding"
+        )
         grid(axes, "x")
-        return to_svg(drawing, "errors", "Error rate of every system with 95 % intervals")
+        return to_svg(drawing, "scores", f"{results.measure} of every system with 95 % intervals")
 
 
 def _draw_cloud(axes: Axes, values: Sequence[float], place: float) -> None:
@@ -235,8 +240,8 @@ def _draw_cloud(axes: Axes, values: Sequence[float], place: float) -> None:
     )
 
 
-def error_against_speed(results: Results) -> str | None:
-    """Error rate against real-time factor; the area of a marker is the number of parameters."""
+def score_against_speed(results: Evaluation[Any]) -> str | None:
+    """The measure against real-time factor; the area of a marker is the number of parameters."""
     timed = [system for system in results.systems if system.real_time_factor]
     if not timed:
         return None
@@ -250,7 +255,7 @@ def error_against_speed(results: Results) -> str | None:
         shown = short_names([system.label for system in timed])
         for system in sorted(timed, key=lambda s: -s.parameters):
             style = styles.get(system.label, TEACHER_LOOK)
-            x, y = _speed(system), results.percent(system)
+            x, y = _speed(system), results.value(system)
             axes.scatter(
                 [x],
                 [y],
@@ -262,13 +267,13 @@ def error_against_speed(results: Results) -> str | None:
                 linewidths=0.8,
                 zorder=3 if system.kind == "student" else 2,
             )
-            if system.kind == "student":
+            if system.kind != "teacher":
                 labels.append((x, y, shown[system.label], style.color))
         teachers = [system for system in timed if system.kind == "teacher"]
         if teachers:
-            middle = sorted(teachers, key=results.percent)[len(teachers) // 2]
+            middle = sorted(teachers, key=results.value)[len(teachers) // 2]
             name = f"teachers ({len(teachers)})" if len(teachers) > 1 else shown[middle.label]
-            labels.append((_speed(middle), results.percent(middle), name, TEACHER))
+            labels.append((_speed(middle), results.value(middle), name, TEACHER))
         speeds = [_speed(system) for system in timed]
         if max(speeds) > 6 * min(speeds):
             axes.set_xscale("log")
@@ -280,17 +285,17 @@ def error_against_speed(results: Results) -> str | None:
         axes.autoscale_view()
         axes.set_ylim(axes.get_ylim())
         axes.set_xlabel("real-time factor (left is faster)")
-        axes.set_title(f"Error on {results.ranked_split}, %")
+        axes.set_title(f"{results.measure} on {results.ranked_split}")
         axes.grid(visible=True)
         label_right(axes, labels, height_in=height - 0.9)
-        return to_svg(drawing, "speed", "Error rate against real-time factor")
+        return to_svg(drawing, "speed", f"{results.measure} against real-time factor")
 
 
-def _speed(system: SystemResult) -> float:
+def _speed(system: EvaluatedSystem) -> float:
     return float(system.real_time_factor or 0)
 
 
-def size_note(results: Results) -> str:
+def size_note(results: Evaluation[Any]) -> str:
     """What the smallest and the largest marker of the speed plot mean."""
     counts = sorted(system.parameters for system in results.systems)
     if counts[0] == counts[-1]:
@@ -304,11 +309,12 @@ def size_note(results: Results) -> str:
 _PHASES = (
     ("student_s", "student", PHASES[0]),
     ("teacher_wait_s", "waiting for teachers", PHASES[1]),
+    ("rollout_s", "rollouts", PHASES[3]),
     ("data_s", "data", PHASES[2]),
 )
 
 
-def time_split(results: Results, runs: Sequence[Run]) -> str | None:
+def time_split(results: Evaluation[Any], runs: Sequence[Run]) -> str | None:
     """Seconds of an update, by what they were spent on: mean over the updates of a run."""
     bars: list[tuple[str, list[float]]] = []
     crowd: list[list[float]] = []
@@ -337,6 +343,8 @@ def time_split(results: Results, runs: Sequence[Run]) -> str | None:
         scale, unit = _seconds([sum(means) for _, means in bars])
         for index, (_, name, color) in enumerate(_PHASES):
             widths = np.array([means[index] for _, means in bars]) * scale
+            if not widths.any():
+                continue
             axes.barh(
                 np.arange(len(bars)),
                 widths,
@@ -361,12 +369,12 @@ def time_split(results: Results, runs: Sequence[Run]) -> str | None:
         axes.legend(
             loc="lower left",
             bbox_to_anchor=(-0.02, 1.0),
-            ncols=3,
+            ncols=4,
             frameon=False,
             fontsize=8.5,
             handlelength=1.0,
             handleheight=0.9,
-            columnspacing=1.2,
+            columnspacing=1.0,
             labelcolor=MUTED,
         )
         return to_svg(drawing, "time", "Mean time of an update by phase")

@@ -24,8 +24,13 @@ FEW_RUNS = 8
 
 
 def runs_section(runs: Sequence[Run]) -> Html:
-    """Students, teachers, other runs: what differs within each group, then run by run."""
-    groups = [("student", "Students"), ("teacher", "Teachers"), ("other", "Other runs")]
+    """Students, teachers, experts, other runs: what differs within each group, then run by run."""
+    groups = [
+        ("student", "Students"),
+        ("teacher", "Teachers"),
+        ("expert", "Text experts"),
+        ("other", "Other runs"),
+    ]
     parts = []
     for kind, title in groups:
         members = [run for run in runs if run.kind == kind]
@@ -133,12 +138,19 @@ def _run(run: Run) -> Html:
 
 
 def _best(run: Run) -> str:
-    value = run.summary.get("best_error_rate")
-    if not isinstance(value, int | float):
+    """The best validation figure: BLEU of a translator, else the error rate."""
+    bleus = [(row["bleu"], row.get("epoch")) for row in run.valid if _number(row.get("bleu"))]
+    if bleus:
+        value, epoch = max(bleus, key=lambda pair: pair[0])
+        return f"best validation BLEU {percent(value)}" + (f" in epoch {epoch}" if epoch else "")
+    value, epoch = run.summary.get("best_error_rate"), run.summary.get("best_epoch")
+    if not _number(value):
         return ""
-    epoch = run.summary.get("best_epoch")
-    where = f" in epoch {epoch}" if epoch else ""
-    return f"best validation error {percent(value)} %{where}"
+    return f"best validation error {percent(value)} %" + (f" in epoch {epoch}" if epoch else "")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float)
 
 
 def _epochs(run: Run) -> int | None:

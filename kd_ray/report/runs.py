@@ -9,7 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from kd_ray.report.results import ReportError, Results, read_json, read_json_lines
+from kd_ray.report.systems import (
+    EvaluatedSystem,
+    Evaluation,
+    ReportError,
+    read_json,
+    read_json_lines,
+)
 
 ROUTINE_EVENTS = frozenset(
     {"started", "pool_started", "resumed", "finished", "checkpoint", "ties_warning"}
@@ -23,13 +29,16 @@ TIES_WARNING = 0.5
 """Share of ties or of zero errors above which error rates hardly choose between teachers."""
 
 
+RunKind = Literal["teacher", "student", "expert", "other"]
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder, read. Error rates in `valid` are in percent."""
 
     label: str
     folder: Path
-    kind: Literal["teacher", "student", "other"]
+    kind: RunKind
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
     train: Sequence[Mapping[str, Any]]
@@ -98,7 +107,7 @@ def _by_update(rows: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]
     return [latest[update] for update in sorted(latest)]
 
 
-def read_run(folder: Path, label: str, kind: Literal["teacher", "student", "other"]) -> Run:
+def read_run(folder: Path, label: str, kind: RunKind) -> Run:
     """Read a run folder. Only `config.json` must exist: an unfinished run can be reported."""
     if not (folder / "config.json").exists():
         raise ReportError(
@@ -123,7 +132,7 @@ def read_run(folder: Path, label: str, kind: Literal["teacher", "student", "othe
     )
 
 
-def read_runs(folders: Mapping[str, Path], results: Results) -> list[Run]:
+def read_runs(folders: Mapping[str, Path], results: Evaluation[Any]) -> list[Run]:
     """Run folders by label, teachers told from students by the evaluation's systems.
 
     A run belongs to a system that has its label, or whose folder lies in the run's.
@@ -131,14 +140,19 @@ def read_runs(folders: Mapping[str, Path], results: Results) -> list[Run]:
     return [read_run(f, label, _kind(label, f, results)) for label, f in folders.items()]
 
 
-def _kind(label: str, folder: Path, results: Results) -> Literal["teacher", "student", "other"]:
+def _kind(label: str, folder: Path, results: Evaluation[Any]) -> RunKind:
     for system in results.systems:
         if system.label == label:
-            return system.kind
+            return _run_kind(system)
     for system in results.systems:
         if _holds(folder, Path(system.folder)):
-            return system.kind
+            return _run_kind(system)
     return "other"
+
+
+def _run_kind(system: EvaluatedSystem) -> RunKind:
+    # A cascade is trained by no run of its own.
+    return "other" if system.kind == "cascade" else system.kind
 
 
 def _holds(run: Path, checkpoint: Path) -> bool:

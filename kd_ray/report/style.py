@@ -8,7 +8,7 @@ CSS = """
   --teacher: #9aa2ad; --base: #3d444d;
   --series-1: #0072b2; --series-2: #d55e00; --series-3: #009e73;
   --series-4: #b8528f; --series-5: #a67c00; --series-6: #3b9ddb;
-  --phase-1: #3f5c82; --phase-2: #8eaed0; --phase-3: #cfdae6;
+  --phase-1: #3f5c82; --phase-2: #8eaed0; --phase-3: #cfdae6; --phase-4: #b9a06a;
   --warn: #8a5300; --warn-back: #fdf3e1; --warn-line: #ecd3a4;
   --bad: #a3261b; --good: #17693f;
   --sub: #a3261b; --sub-back: #fbe7e4; --del: #6a5a00; --del-back: #f6efcf;
@@ -21,7 +21,7 @@ CSS = """
     --teacher: #757e8a; --base: #ccd1d8;
     --series-1: #3f9fdd; --series-2: #ef7d33; --series-3: #1fb98a;
     --series-4: #d982b5; --series-5: #cda52b; --series-6: #8accf5;
-    --phase-1: #86aedd; --phase-2: #4f73a1; --phase-3: #304663;
+    --phase-1: #86aedd; --phase-2: #4f73a1; --phase-3: #304663; --phase-4: #c4ab78;
     --warn: #efc578; --warn-back: #2b2316; --warn-line: #57452199;
     --bad: #f28b80; --good: #63c795;
     --sub: #f5a097; --sub-back: #3b2220; --del: #dec96a; --del-back: #322d17;
@@ -120,6 +120,12 @@ pre { background: var(--page); border: 1px solid var(--line); border-radius: 6px
 .sample { margin-bottom: 12px; }
 .utterance figcaption { margin: 0 0 8px; }
 .utterance figcaption b { color: var(--ink); font-weight: 600; margin-right: 10px; }
+.texts { border-collapse: collapse; font-size: 14px; line-height: 1.5; }
+.texts th { text-align: left; font-weight: 500; white-space: nowrap; padding: 1px 14px 1px 0;
+  color: var(--muted); vertical-align: top; }
+.texts td { vertical-align: top; padding: 1px 4px; }
+.texts td.n { color: var(--muted); text-align: right; padding-right: 12px; }
+.texts .ref td { font-weight: 600; }
 .aligned { font-size: 12px; line-height: 1.45; }
 .aligned td, .aligned th { padding: 1px 4px; text-align: center; white-space: nowrap; }
 .aligned th { font: 12px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif;

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
 
 from kd_ray.report.bootstrap import Comparison, Statistics
 from kd_ray.report.results import Results, SystemResult
 from kd_ray.report.runs import Run, event_counts
+from kd_ray.report.systems import Evaluation
 from kd_ray.report.tables import TIMES, p_value, parameters, signed, speed
 
 
@@ -16,9 +18,10 @@ def summary_sentence(results: Results, statistics: Statistics) -> str:
     split = results.ranked_split
     where = f"on {split} ({results.decoding} decoding)"
     if best is None:
-        top = teachers[0]
+        top = min(results.systems, key=results.percent)
+        noun = "teacher" if len(teachers) == len(results.systems) else "system"
         return (
-            f"The best of {_many(len(teachers), 'teacher')} is {quoted(top.label)} with "
+            f"The best of {_many(len(results.systems), noun)} is {quoted(top.label)} with "
             f"{results.percent(top):.1f} % error {where}. No student was evaluated."
         )
     sentences = [_against_baseline(results, best, statistics, where)]
@@ -106,7 +109,7 @@ def _many(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def warnings_of(results: Results, runs: Sequence[Run]) -> list[str]:
+def warnings_of(results: Evaluation[Any], runs: Sequence[Run]) -> list[str]:
     """What stands above the results: unfinished runs, faults, ties, mixed commits."""
     warnings = []
     if results.of_kind("student") and results.baseline is None:

@@ -1,7 +1,7 @@
 """What is wrong with a manifest's rows: found before a run, all at once, with reasons."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,10 +21,19 @@ from kd_ray.speech.audio import (
     segment_fault,
     unreadable,
 )
+from kd_ray.speech.imported_features import (
+    FeaturesError,
+    front_end_fault,
+    read_features,
+    read_features_header,
+)
 from kd_ray.speech.manifest import Utterance
 from kd_ray.speech.tokens import Tokens, UnknownSymbolError
 
 logger = logging.getLogger(__name__)
+
+ANY_FRONT_END = "any"
+"""For `check_rows`: imported features are good whichever front end made them."""
 
 _THREADS = 8
 """libsndfile releases the interpreter lock; on network disks the waiting overlaps."""
@@ -47,7 +56,8 @@ class BadRowsError(ValueError):
         self.bad_rows = tuple(bad_rows)
         super().__init__(
             f"{what}: {report(bad_rows)}\n"
-            "Ways out: correct these rows, or set on_bad_row: skip to go on without them."
+            "Ways out: correct these rows, or go on without them: `on_bad_row: skip` of `prepare`, "
+            "`data.batches.on_bad_row: skip` of a training."
         )
 
 
@@ -90,11 +100,14 @@ def check_rows(
     frames_for: Callable[[float], int] | None,
     read_audio: bool,
     needs_audio: bool = True,
+    further_texts: Mapping[TextColumn, Tokens] | None = None,
+    features_of: str | None = None,
 ) -> list[BadRow]:
     """Every fault of every row, in the order of the rows.
 
     Looks for duplicate ids; missing, unreadable or empty audio, a segment or channel outside its
-    file, durations outside the limits; missing or empty text, unknown symbols, and targets longer
+    file, durations outside the limits; imported features that cannot be read or were made
+    by another front end; missing or empty text, unknown symbols, and targets longer
     than the CTC frames (one frame per label, and a blank between equal neighbours).
 
     Args:
@@ -106,7 +119,10 @@ def check_rows(
         frames_for: encoder frames of an utterance of so many seconds; None: no CTC.
         read_audio: also decode every file: finds NaN and broken files, costs time. Otherwise
             only headers are read.
-        needs_audio: a row without audio is bad; False lets text-only rows pass.
+        needs_audio: a row with neither audio nor features is bad; False lets text-only rows pass.
+        further_texts: more columns whose text must be there, with their inventories.
+        features_of: digest of the front end whose imported features the model can read, or
+            `ANY_FRONT_END`; None: it reads audio only.
     """
     faults: list[list[str]] = [[] for _ in utterances]
     first_row: dict[str, int] = {}
@@ -114,7 +130,7 @@ def check_rows(
         first = first_row.setdefault(utterance.id, row)
         if first != row:
             faults[row].append(f"duplicate id, first at row {first}")
-    audio = _check_audio(utterances, root, checks, read_audio, needs_audio)
+    audio = _check_audio(utterances, root, checks, read_audio, needs_audio, features_of)
     for row, utterance in enumerate(utterances):
         found, duration_s = audio[row]
         faults[row].extend(found)
@@ -123,6 +139,8 @@ def check_rows(
             if frames_for is not None and duration_s is not None:
                 frames = frames_for(duration_s)
             faults[row].extend(_text_faults(utterance, column, tokens, frames))
+        for name, inventory in (further_texts or {}).items():
+            faults[row].extend(_text_faults(utterance, name, inventory, None))
     return [
         BadRow(utterance.id, reason, row)
         for row, utterance in enumerate(utterances)
@@ -145,6 +163,7 @@ def _check_audio(
     checks: AudioChecks,
     read_audio: bool,
     needs_audio: bool,
+    features_of: str | None,
 ) -> list[_AudioFinding]:
     with ThreadPoolExecutor(_THREADS) as threads:
         # Many segments share one file (lectures): open each header once.
@@ -155,6 +174,8 @@ def _check_audio(
 
         def check(utterance: Utterance) -> _AudioFinding:
             if utterance.audio is None:
+                if utterance.features is not None and features_of is not None:
+                    return _features(utterance, root, checks, read_audio, features_of)
                 return _without_audio(utterance, needs_audio), None
             header = headers[utterance.audio]
             if isinstance(header, str):
@@ -180,6 +201,24 @@ def _without_audio(utterance: Utterance, needs_audio: bool) -> list[str]:
     return ["no audio: the row is text only"]
 
 
+def _features(
+    utterance: Utterance, root: Path, checks: AudioChecks, read: bool, digest: str
+) -> _AudioFinding:
+    """Faults of imported features; their seconds are the manifest's, as only it knows them."""
+    duration_s = utterance.duration_s
+    try:
+        if read:
+            read_features(utterance, root)
+        else:
+            read_features_header(utterance, root)
+    except FeaturesError as error:
+        return [f"features {error.reason}"], duration_s
+    fault = None if digest == ANY_FRONT_END else front_end_fault(utterance, digest)
+    if fault is not None:
+        return [fault], duration_s
+    return [] if duration_s is None else _duration(duration_s, checks), duration_s
+
+
 def _segment(
     utterance: Utterance,
     header: Header,
@@ -198,11 +237,15 @@ def _segment(
             duration_s = len(read_waveform(utterance, root)) / SAMPLE_RATE
         except AudioError as error:
             return [f"audio {path}: {error.reason}"], None
+    return _duration(duration_s, checks), duration_s
+
+
+def _duration(duration_s: float, checks: AudioChecks) -> list[str]:
     if duration_s < checks.min_duration_s:
-        return [f"too short: {duration_s:.3f} s, at least {checks.min_duration_s:g} s"], duration_s
+        return [f"too short: {duration_s:.3f} s, at least {checks.min_duration_s:g} s"]
     if duration_s > checks.max_duration_s:
-        return [f"too long: {duration_s:.3f} s, at most {checks.max_duration_s:g} s"], duration_s
-    return [], duration_s
+        return [f"too long: {duration_s:.3f} s, at most {checks.max_duration_s:g} s"]
+    return []
 
 
 def _text_faults(

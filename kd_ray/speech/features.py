@@ -27,10 +27,11 @@ _VERSION = 1
 
 def front_end_digest(config: LogMel) -> str:
     """16 hexadecimal digits; equal digests mean equal features for equal audio."""
+    edges = "true" if config.snip_edges else "false"
     content = {
-        **config.model_dump(),
+        **config.model_dump(exclude={"snip_edges"}),
         "sample_rate": SAMPLE_RATE,
-        "implementation": "kaldi povey window, snip_edges false, no dither, int16 scale",
+        "implementation": f"kaldi povey window, snip_edges {edges}, no dither, int16 scale",
         "version": _VERSION,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -40,8 +41,9 @@ class LogMelExtractor:
     """Un-normalised log-mel features of int16 waveforms, each computed by itself.
 
     Kaldi's fbank without dither: samples keep their int16 scale, DC removal and pre-emphasis (0.97)
-    per frame, Povey window, power spectrum, natural logarithm floored at float32's epsilon; frames
-    are centred on multiples of the shift and the signal is mirrored at its ends.
+    per frame, Povey window, power spectrum, natural logarithm floored at float32's epsilon. Frames
+    are centred on multiples of the shift and the signal is mirrored at its ends; with `snip_edges`
+    they start at multiples of the shift and lie wholly inside the signal.
     """
 
     def __init__(self, config: LogMel) -> None:
@@ -70,7 +72,12 @@ class LogMelExtractor:
         return max(self._length, self._shift)
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames of a waveform: the samples over the shift, rounded, halves up."""
+        """Frames of a waveform: the samples over the shift, rounded, halves up.
+
+        With `snip_edges`: the windows that fit.
+        """
+        if self.config.snip_edges:
+            return max(0, 1 + (num_samples - self._length) // self._shift)
         return (num_samples + self._shift // 2) // self._shift
 
     def __call__(self, waveforms: Sequence[NDArray[np.int16]]) -> tuple[Tensor, Tensor]:
@@ -107,7 +114,7 @@ class LogMelExtractor:
             high_freq=self.config.high_hz,
             sample_frequency=float(SAMPLE_RATE),
             dither=0.0,
-            snip_edges=False,
+            snip_edges=self.config.snip_edges,
         )
         return features
 

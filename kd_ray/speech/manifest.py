@@ -27,7 +27,8 @@ FEATURES_TYPE = pa.struct(
         ("front_end_digest", pa.string()),
     ]
 )
-"""Ready features of an utterance: where they lie (rows) and which front end made them."""
+"""Ready features of an utterance: a file, the bytes in it that hold one npy array (null: all), and
+which front end made them."""
 
 COLUMNS: dict[str, pa.DataType] = {
     "id": pa.string(),
@@ -56,7 +57,8 @@ class Utterance:
     """One example. Times in seconds; texts as one string, symbols separated by white space.
 
     `audio` is a path relative to the root (or absolute); without it and without `features` the
-    row is text only. `features`: path, offset, length (rows), front_end_digest.
+    row is text only. `features`: path, offset and length (bytes), front_end_digest; they are
+    read where there is no audio.
     """
 
     id: str

@@ -1,21 +1,24 @@
 """Training state on disk: everything that makes a resumed run equal to an uninterrupted one.
 
 `checkpoints/update-00000120/` holds `model/` (a checkpoint folder like any other),
-`optimizer.safetensors` and `state.json`. Nothing in it is pickled.
+`optimizer.safetensors`, `state.json`, and `rollouts.json`: what the student had written for updates
+that were in flight. Nothing in it is pickled.
 """
 
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from kd_ray.evaluation.run_folder import write_json
-from kd_ray.models.checkpoint import load_model, save_model
-from kd_ray.models.recognizer import RecognizerModel
+from kd_ray.models.checkpoint import CheckpointError, load_model, save_model
+from kd_ray.models.sequence_model import SequenceModel
 
 _NAME = re.compile(r"update-(\d{8})$")
 
@@ -29,20 +32,26 @@ class TrainingCheckpoints:
 
     def save(
         self,
-        model: RecognizerModel,
+        model: SequenceModel,
         optimizer: torch.optim.Optimizer,
         *,
         tokens: dict[str, Any],
         state: dict[str, Any],
+        source_tokens: dict[str, Any] | None = None,
+        rollouts: Mapping[str, Any] | None = None,
     ) -> Path:
         """Write a checkpoint under its update number; it appears whole or not at all."""
         target = self.folder / f"update-{state['update']:08d}"
         part = self.folder / f".{target.name}.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        save_model(part / "model", model, tokens=tokens, extra={"update": state["update"]})
+        save_model(
+            part / "model", model, tokens=tokens, extra={"update": state["update"]},
+            source_tokens=source_tokens,
+        )  # fmt: skip
         tensors, plain = _split(optimizer.state_dict())
         save_file(tensors, part / "optimizer.safetensors")
+        write_json(part / "rollouts.json", dict(rollouts or {}))
         write_json(part / "state.json", {**state, "optimizer": plain})
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
@@ -61,15 +70,35 @@ class TrainingCheckpoints:
             shutil.rmtree(part, ignore_errors=True)
 
     def restore(
-        self, folder: Path, model: RecognizerModel, optimizer: torch.optim.Optimizer
+        self, folder: Path, model: SequenceModel, optimizer: torch.optim.Optimizer
     ) -> dict[str, Any]:
-        """Load weights and optimiser in place; returns the rest of the state."""
-        model.load_state_dict(load_model(folder / "model").model.state_dict())
-        state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        plain = state.pop("optimizer")
-        tensors = load_file(folder / "optimizer.safetensors")
-        optimizer.load_state_dict(_join(tensors, plain, optimizer))
+        """Load weights and optimiser in place; returns the rest of the state.
+
+        Raises:
+            CheckpointError: a file of it is damaged; says what the same command does without it.
+        """
+        try:
+            model.load_state_dict(load_model(folder / "model").model.state_dict())
+            state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            plain = state.pop("optimizer")
+            tensors = load_file(folder / "optimizer.safetensors")
+            optimizer.load_state_dict(_join(tensors, plain, optimizer))
+        except (SafetensorError, ValueError, KeyError, OSError) as error:
+            older = [each for each in self._numbered() if each.name < folder.name]
+            then = f"goes on from {older[-1].name}" if older else "starts from the beginning"
+            raise CheckpointError(
+                f"checkpoint {folder} is damaged ({error}); remove that folder, and the same "
+                f"command {then}"
+            ) from error
         return state
+
+    def rollouts(self, folder: Path) -> dict[str, Any]:
+        """What the student had written for updates to come when the checkpoint was made."""
+        path = folder / "rollouts.json"
+        if not path.exists():
+            return {}
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
 
     def _numbered(self) -> list[Path]:
         if not self.folder.exists():

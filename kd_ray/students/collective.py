@@ -1,7 +1,7 @@
 """What the workers of one training say to each other: sums and barriers."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.distributed
@@ -16,6 +16,10 @@ class Collective(Protocol):
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Elementwise sum over workers, in float64."""
+        ...
+
+    def gather(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The entries of all workers in one dictionary; later ranks win."""
         ...
 
     def barrier(self) -> None:
@@ -36,6 +40,10 @@ class Alone:
     def sum(self, values: Sequence[float]) -> list[float]:
         """The values themselves."""
         return list(values)
+
+    def gather(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values themselves."""
+        return dict(values)
 
     def barrier(self) -> None:
         """Nobody to wait for."""
@@ -58,6 +66,12 @@ class ProcessGroup:
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         torch.distributed.all_reduce(total)
         return [float(value) for value in total.cpu()]
+
+    def gather(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Pickled and exchanged among the processes of this group only."""
+        everybody: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(everybody, dict(values))
+        return {key: value for each in everybody for key, value in each.items()}
 
     def barrier(self) -> None:
         """An all-reduce of nothing much: works on every backend."""

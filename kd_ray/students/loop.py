@@ -23,6 +23,7 @@ from kd_ray.core.contracts import Reporter, Signal, TeachersGone
 from kd_ray.core.criteria import Part
 from kd_ray.core.schedules import Schedule
 from kd_ray.students.checkpoints import TrainingCheckpoints
+from kd_ray.students.monitor import Monitor
 from kd_ray.students.optim import set_lr
 from kd_ray.students.pipeline import Pipeline, Update
 from kd_ray.students.signal_statistics import SignalStatistics
@@ -58,6 +59,7 @@ class Dump(Protocol):
         signals: Sequence[Signal | None],
         counts: Mapping[Part, float],
         *,
+        alpha: float | None,
         loss: float,
         grad_norm: float,
     ) -> Path:
@@ -80,6 +82,8 @@ class Student:
     num_teachers: int
     trust: Trust
     signal_timeout_s: float
+    alpha: Callable[[Update], float | None]
+    """The teachers' share of the loss, where it is scheduled."""
     save_best: Callable[[float, int], None]
     save_state: Callable[[Progress], None]
     dump: Dump
@@ -92,7 +96,7 @@ def train(student: Student, progress: Progress) -> Progress:
         started = time.perf_counter()
         figures = take_update(student, progress, update)
         progress.update = update.index + 1
-        progress.seconds += time.perf_counter() - started + update.data_s
+        progress.seconds += time.perf_counter() - started + update.data_s + update.rollout_s
         student.reporter.metrics({"kind": "train", **figures})
         if update.ends_epoch and _is_validated(student, update):
             validate(student, progress, update)
@@ -113,7 +117,14 @@ def take_update(student: Student, progress: Progress, update: Update) -> dict[st
     lr = student.training.optimizer.lr * student.schedule.multiplier(update.index)
     set_lr(student.optimizer, lr)
     counts = learner.global_counts(update, signals)
-    sums = learner.accumulate_gradients(update, signals, counts)
+    alpha = student.alpha(update)
+    planner = student.pipeline.planner
+    monitor = None if planner is None else Monitor(planner)
+    sums = learner.accumulate_gradients(
+        update, signals, counts, alpha=alpha, on_losses=None if monitor is None else monitor.watch
+    )
+    if update.index < student.training.freeze_encoder_updates:
+        learner.forget_encoder_gradients()
     grad_norm = nn.utils.clip_grad_norm_(
         learner.model.parameters(), student.training.optimizer.max_grad_norm
     )
@@ -124,7 +135,9 @@ def take_update(student: Student, progress: Progress, update: Update) -> dict[st
         student.optimizer.step()
         progress.skipped_in_a_row = 0
     else:
-        folder = student.dump(update, signals, counts, loss=loss, grad_norm=float(grad_norm))
+        folder = student.dump(
+            update, signals, counts, alpha=alpha, loss=loss, grad_norm=float(grad_norm)
+        )
         _skip(student, progress, update, loss, float(grad_norm), folder)
     student.optimizer.zero_grad(set_to_none=True)
     return {
@@ -136,7 +149,9 @@ def take_update(student: Student, progress: Progress, update: Update) -> dict[st
         "grad_norm": float(grad_norm),
         "utterances": len(update.utterance_ids),
         "data_s": update.data_s,
+        "rollout_s": update.rollout_s,
         "teacher_wait_s": update.teacher_wait_s,
+        **({} if monitor is None else monitor.figures(update, learner.collective)),
         "student_s": time.perf_counter() - started,
     }
 

@@ -2,26 +2,31 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from kd_ray.core.contracts import Busy, PendingSignal, Score, Signal, TeacherSource
+from kd_ray.core.contracts import Busy, PendingSignal, Signal, TeacherSource
+from kd_ray.core.imitation import Items
 from kd_ray.speech.batches import GlobalBatches, shard
-from kd_ray.students.data import Batch, SpeechData
-
-Request = Callable[[Batch], Score]
+from kd_ray.students.data import Batch, StudentData
+from kd_ray.students.requests import BuildRequest
+from kd_ray.students.rollouts import Planner, Rollouts
 
 
 @dataclass
 class MicroBatch:
-    """A batch, the signal it waits for, and whether it counts.
+    """A batch, the prefixes its decoder reads, the signal it waits for, and whether it counts.
 
-    A ghost repeats a row of the global batch for a worker that got none, so that every worker takes
-    part in the exchange of gradients; its loss is multiplied by zero.
+    `items` is None where every utterance is read along its reference. A ghost repeats a row of the
+    global batch for a worker that got none, so that every worker takes part in the exchange of
+    gradients; its loss is multiplied by zero.
     """
 
     batch: Batch
     ghost: bool = False
+    items: Items | None = None
+    rollouts: Rollouts = field(default_factory=dict)
+    """What the student wrote for these utterances, by id."""
     pending: PendingSignal | None = None
     asked: bool = False
 
@@ -38,6 +43,8 @@ class Update:
     micro_batches: list[MicroBatch] = field(default_factory=list)
     data_s: float = 0.0
     """Seconds spent reading and making features."""
+    rollout_s: float = 0.0
+    """Seconds in which the student wrote its own prefixes."""
     teacher_wait_s: float = 0.0
     """Seconds the student stood still for its teachers."""
 
@@ -47,7 +54,7 @@ class Pipeline:
 
     def __init__(
         self,
-        data: SpeechData,
+        data: StudentData,
         batches: GlobalBatches,
         *,
         total_updates: int,
@@ -56,7 +63,8 @@ class Pipeline:
         world: int = 1,
         accumulation: int = 1,
         source: TeacherSource | None = None,
-        request: Request | None = None,
+        request: BuildRequest | None = None,
+        planner: Planner | None = None,
         with_audio: bool = False,
     ):
         self.data = data
@@ -68,11 +76,14 @@ class Pipeline:
         self.accumulation = accumulation
         self.source = source
         self.request = request
+        self.planner = planner
         self.with_audio = with_audio
+        self._flying: deque[Update] = deque()
 
     def updates(self, start: int) -> Iterator[Update]:
         """Updates `start`, `start + 1`, ... to the last one."""
-        flying: deque[Update] = deque()
+        flying = self._flying
+        flying.clear()
         try:
             for index in range(start, self.total_updates):
                 while len(flying) <= self.lookahead and index + len(flying) < self.total_updates:
@@ -86,6 +97,24 @@ class Pipeline:
                 for micro in update.micro_batches:
                     if micro.pending is not None:
                         micro.pending.cancel()
+
+    def rollouts_in_flight(self) -> dict[str, Rollouts]:
+        """Rollouts of updates after the present one, by update: they cannot be made again.
+
+        They were made from weights that are gone by then; checkpoints keep them.
+        """
+        return (
+            {
+                str(update.index): {
+                    name: ids
+                    for micro in update.micro_batches
+                    for name, ids in micro.rollouts.items()
+                }
+                for update in list(self._flying)[1:]
+            }
+            if self.planner is not None
+            else {}
+        )
 
     def collect(self, update: Update, timeout_s: float) -> list[Signal | None]:
         """Wait for the signals of an update's micro-batches, in order."""
@@ -117,6 +146,12 @@ class Pipeline:
                 ghost = self.data.batch(rows[:1], with_audio=False)
                 update.micro_batches.append(MicroBatch(ghost, ghost=True))
         update.data_s = time.perf_counter() - started
+        if self.planner is not None:
+            started = time.perf_counter()
+            for micro in update.micro_batches:
+                if not micro.ghost:
+                    micro.items, micro.rollouts = self.planner.plan(micro.batch, index, epoch)
+            update.rollout_s = time.perf_counter() - started
         return update
 
     def _ask(self, flying: deque[Update]) -> None:
@@ -132,5 +167,7 @@ class Pipeline:
 
     def _ask_one(self, micro: MicroBatch) -> None:
         if self.source is not None and self.request is not None and not micro.ghost:
-            micro.pending = self.source.ask(self.request(micro.batch))
+            request = self.request(micro.batch, micro.items)
+            if request is not None:
+                micro.pending = self.source.ask(request)
         micro.asked = True

@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from kd_ray.config.commands import DistillConfig, TrainConfig
 from kd_ray.config.load import check
 from kd_ray.core.contracts import Labels, Signal
 from kd_ray.core.criteria import Part
+from kd_ray.core.imitation import Items
 from kd_ray.core.losses import LossSum
 from kd_ray.core.targets import LabelStrings, TokenTarget
 from kd_ray.evaluation.run_folder import RunFolder, write_atomically, write_json
@@ -35,6 +36,8 @@ from kd_ray.students.step import Learner, TeacherForcing
 
 KEEP = 8
 """Failed updates that a run keeps, the latest ones."""
+
+_ITEM_COLUMNS = ("utterance", "on_policy", "kd_weight", "gold_weight", "asked")
 
 Record = TypeVar("Record", Labels, TokenTarget, LabelStrings)
 
@@ -80,6 +83,7 @@ def dump_update(
     signals: Sequence[Signal | None],
     counts: Mapping[Part, float],
     *,
+    alpha: float | None,
     loss: float,
     grad_norm: float,
 ) -> Path:
@@ -104,6 +108,7 @@ def dump_update(
         ],
         "world": learner.collective.world,
         "counts": dict(counts),
+        "alpha": alpha,
         # JSON has no infinity.
         "loss": repr(loss),
         "grad_norm": repr(grad_norm),
@@ -140,7 +145,9 @@ def replay_update(folder: Path) -> Replay:
     utterances: dict[str, dict[str, float]] = {}
     bad_features: list[str] = []
 
-    def watch(micro: MicroBatch, losses: Mapping[str, LossSum]) -> None:
+    def watch(
+        micro: MicroBatch, signal: Signal | None, losses: Mapping[str, LossSum], logits: Tensor
+    ) -> None:
         for row, name in enumerate(micro.batch.utterance_ids):
             utterances[name] = {
                 part: float(each.rows[row].detach()) for part, each in losses.items()
@@ -149,11 +156,13 @@ def replay_update(folder: Path) -> Replay:
     for share, each in zip(shares, described, strict=True):
         update, signals = _read(share, each)
         learner.collective.rank = int(share.name.split("-")[1])
-        sums = learner.accumulate_gradients(update, signals, each["counts"], on_losses=watch)
+        sums = learner.accumulate_gradients(
+            update, signals, each["counts"], alpha=each["alpha"], on_losses=watch
+        )
         loss += sums["loss"]
         for micro in update.micro_batches:
             for row, utterance in enumerate(micro.batch.utterance_ids):
-                if not micro.batch.features[row, : micro.batch.lengths[row]].isfinite().all():
+                if not micro.batch.inputs[row, : micro.batch.lengths[row]].isfinite().all():
                     bad_features.append(utterance)
     gradients = {name: value.grad for name, value in parameters.items() if value.grad is not None}
     norm = nn.utils.get_total_norm(list(gradients.values()))
@@ -195,10 +204,14 @@ def _learner(described: Mapping[str, Any], model: Any, tokens: Tokens) -> Learne
 def _micro_arrays(prefix: str, micro: MicroBatch, signal: Signal | None) -> dict[str, np.ndarray]:
     batch = micro.batch
     arrays = {
-        f"{prefix}features": batch.features.numpy(),
+        f"{prefix}inputs": batch.inputs.numpy(),
         f"{prefix}lengths": batch.lengths.numpy(),
         **_record(f"{prefix}references.", batch.references),
     }
+    if micro.items is not None:
+        arrays |= _record(f"{prefix}prefix.", micro.items.prefix)
+        for name in _ITEM_COLUMNS:
+            arrays[f"{prefix}items.{name}"] = getattr(micro.items, name)
     if signal is not None and signal.tokens is not None:
         arrays |= _record(f"{prefix}tokens.", signal.tokens)
     if signal is not None and signal.labels is not None:
@@ -225,12 +238,13 @@ def _read(share: Path, described: Mapping[str, Any]) -> tuple[Update, list[Signa
         assert references is not None
         batch = Batch(
             utterance_ids=tuple(each["utterance_ids"]),
-            features=torch.from_numpy(arrays[f"{position}.features"]),
+            inputs=torch.from_numpy(arrays[f"{position}.inputs"]),
             lengths=torch.from_numpy(arrays[f"{position}.lengths"]),
             references=references,
             audio=None,
         )
-        micro_batches.append(MicroBatch(batch, ghost=each["ghost"]))
+        items = _items(f"{position}.", arrays)
+        micro_batches.append(MicroBatch(batch, ghost=each["ghost"], items=items))
         signals.append(_signal(f"{position}.", batch, arrays))
     update = Update(
         index=described["update"],
@@ -242,12 +256,20 @@ def _read(share: Path, described: Mapping[str, Any]) -> tuple[Update, list[Signa
     return update, signals
 
 
+def _items(prefix: str, arrays: Mapping[str, np.ndarray]) -> Items | None:
+    strings = _of(Labels, f"{prefix}prefix.", arrays)
+    if strings is None:
+        return None
+    columns = {name: arrays[f"{prefix}items.{name}"] for name in _ITEM_COLUMNS}
+    return Items(prefix=strings, **columns)
+
+
 def _signal(prefix: str, batch: Batch, arrays: Mapping[str, np.ndarray]) -> Signal | None:
     tokens = _of(TokenTarget, f"{prefix}tokens.", arrays)
     labels = _of(LabelStrings, f"{prefix}labels.", arrays)
     if tokens is None and labels is None:
         return None
-    rows = len(batch.utterance_ids)
+    rows = len(tokens.lengths) if tokens is not None else len(batch.utterance_ids)
     # Who said it is not part of the loss.
     nobody, unknown = np.zeros((0, rows)), np.zeros((0, rows), dtype=np.int64)
     return Signal(

@@ -13,39 +13,60 @@ import torch
 from torch import Tensor, nn
 
 from kd_ray.config.data import SpecAugment
+from kd_ray.config.model import TextToText
 from kd_ray.core.contracts import Signal
 from kd_ray.core.criteria import Criterion, Part
 from kd_ray.core.losses import LossSum
 from kd_ray.core.targets import IntArray
-from kd_ray.models.recognizer import RecognizerModel
+from kd_ray.models.sequence_model import SequenceModel
 from kd_ray.speech.features import spec_augment
 from kd_ray.students.collective import Collective
 from kd_ray.students.pipeline import MicroBatch, Update
 
-OnLosses = Callable[[MicroBatch, Mapping[str, LossSum]], None]
+OnLosses = Callable[[MicroBatch, Signal | None, Mapping[str, LossSum], Tensor], None]
+"""Sees a micro-batch, its signal, the losses by part, and the decoder's logits (R, L+1, V)."""
 
 
 class TeacherForcing(nn.Module):
     """The student's training forward pass, as one module for DDP."""
 
-    def __init__(self, model: RecognizerModel):
+    def __init__(self, model: SequenceModel):
         super().__init__()
         self.model = model
 
     def forward(
-        self, normalized: Tensor, lengths: Tensor, prefix: Tensor, prefix_lengths: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(B, T, F) features to CTC logits (B, T', V) and decoder logits (B, U, V)."""
+        self,
+        normalized: Tensor,
+        lengths: Tensor,
+        utterance: Tensor | None,
+        prefix: Tensor,
+        prefix_lengths: Tensor,
+    ) -> tuple[Tensor | None, Tensor]:
+        """One pass of the encoder, one of the decoder.
+
+        Args:
+            normalized: (B, T, F) features, or (B, S) source ids.
+            lengths: (B,).
+            utterance: (R,) which row of the encoder each row of the decoder attends to; None: its
+                own.
+            prefix: (R, L).
+            prefix_lengths: (R,).
+
+        Returns:
+            CTC logits (B, T', V), or None without that head; decoder logits (R, L+1, V).
+        """
         encoded = self.model.encode(normalized, lengths)
-        decoder_logits = self.model.decoder_logits(encoded, prefix, prefix_lengths)
-        return self.model.ctc_logits(encoded), decoder_logits
+        read = encoded if utterance is None else encoded.select(utterance)
+        decoder_logits = self.model.decoder_logits(read, prefix, prefix_lengths)
+        ctc_logits = self.model.ctc_logits(encoded) if self.model.has_ctc else None
+        return ctc_logits, decoder_logits
 
 
 @dataclass
 class Learner:
     """What turns micro-batches and signals into gradients, on one worker."""
 
-    model: RecognizerModel
+    model: SequenceModel
     forward: nn.Module
     """`TeacherForcing` around the model, wrapped for the group of workers."""
     criterion: Criterion
@@ -54,13 +75,27 @@ class Learner:
     device: torch.device
     seed: int
 
+    def forget_encoder_gradients(self) -> None:
+        """Without gradients, the optimiser leaves the encoder and its moments as they are."""
+        for parameter in self.model.encoder.parameters():
+            parameter.grad = None
+
+    @property
+    def _frame_shift_s(self) -> float:
+        config = self.model.config
+        assert not isinstance(config, TextToText), "text is not augmented"
+        return config.front_end.frame_shift_ms / 1000
+
     def global_counts(self, update: Update, signals: Sequence[Signal | None]) -> dict[Part, float]:
         """Utterances and positions that each part of the loss is divided by, over all workers."""
         local: dict[Part, float] = dict.fromkeys(self.criterion.weights, 0.0)
         for micro, signal in zip(update.micro_batches, signals, strict=True):
             if not micro.ghost:
                 counts = self.criterion.counts(
-                    references=micro.batch.references, signal=signal, frames=self._frames(micro)
+                    references=micro.batch.references,
+                    signal=signal,
+                    frames=self._frames(micro),
+                    items=micro.items,
                 )
                 for part in local:
                     local[part] += counts[part]
@@ -72,12 +107,14 @@ class Learner:
         signals: Sequence[Signal | None],
         counts: Mapping[Part, float],
         *,
+        alpha: float | None = None,
         on_losses: OnLosses | None = None,
     ) -> dict[str, float]:
         """Backward through every micro-batch; workers exchange gradients in the last one only.
 
-        Returns this worker's share of the loss, and the sums of its parts. `on_losses` sees each
-        micro-batch's losses before their gradients are taken.
+        Returns this worker's share of the loss, and the sums of its parts. `alpha`: the teachers'
+        share of this update, where it is scheduled. `on_losses` sees each micro-batch's losses
+        before their gradients are taken.
         """
         sums: dict[str, float] = {"loss": 0.0, **dict.fromkeys(self.criterion.weights, 0.0)}
         last = len(update.micro_batches) - 1
@@ -86,9 +123,9 @@ class Learner:
             _seed(self.seed, update.index, self.collective.rank, position)
             if self.collective.world > 1 and position < last:
                 with self.forward.no_sync():  # type: ignore[operator]
-                    self._backward(update, micro, signal, counts, sums, on_losses)
+                    self._backward(update, micro, signal, counts, sums, alpha, on_losses)
             else:
-                self._backward(update, micro, signal, counts, sums, on_losses)
+                self._backward(update, micro, signal, counts, sums, alpha, on_losses)
         return sums
 
     def _backward(
@@ -98,11 +135,15 @@ class Learner:
         signal: Signal | None,
         counts: Mapping[Part, float],
         sums: dict[str, float],
+        alpha: float | None,
         on_losses: OnLosses | None,
     ) -> None:
         ctc_logits, decoder_logits = self.forward(*self._inputs(update, micro))
         if micro.ghost:
-            (0.0 * (ctc_logits.float().mean() + decoder_logits.float().mean())).backward()
+            heads = [
+                each.float().mean() for each in (ctc_logits, decoder_logits) if each is not None
+            ]
+            (0.0 * torch.stack(heads).sum()).backward()  # type: ignore[no-untyped-call]
             return
         losses = self.criterion.losses(
             ctc_logits=ctc_logits,
@@ -110,20 +151,23 @@ class Learner:
             decoder_logits=decoder_logits,
             references=micro.batch.references,
             signal=signal,
+            items=micro.items,
         )
         if on_losses is not None:
-            on_losses(micro, losses)
-        total = self.criterion.total(losses, counts)
+            on_losses(micro, signal, losses, decoder_logits.detach())
+        total = self.criterion.total(losses, counts, alpha=alpha)
         # DDP averages gradients over workers, the loss is a sum over them.
         (total * self.collective.world).backward()  # type: ignore[no-untyped-call]
         sums["loss"] += float(total.detach())
         for part in self.criterion.weights:
             sums[part] += float(losses[part].sum.detach())
 
-    def _inputs(self, update: Update, micro: MicroBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        batch = micro.batch
+    def _inputs(
+        self, update: Update, micro: MicroBatch
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+        batch, items = micro.batch, micro.items
         lengths = batch.lengths.to(self.device)
-        normalized = self.model.normalize(batch.features.to(self.device), lengths)
+        normalized = self.model.normalize(batch.inputs.to(self.device), lengths)
         if self.augment is not None:
             normalized = spec_augment(
                 normalized,
@@ -132,12 +176,15 @@ class Learner:
                 seed=self.seed,
                 utterance_ids=batch.utterance_ids,
                 epoch=update.epoch,
-                frame_shift_s=self.model.config.front_end.frame_shift_ms / 1000,
+                frame_shift_s=self._frame_shift_s,
             )
-        prefix = batch.references
+        prefix, utterance = batch.references, None
+        if items is not None:
+            prefix, utterance = items.prefix, torch.from_numpy(items.utterance).to(self.device)
         return (
             normalized,
             lengths,
+            utterance,
             torch.from_numpy(prefix.ids).to(self.device),
             torch.from_numpy(prefix.lengths).to(self.device),
         )

@@ -1,58 +1,88 @@
-"""Greedy error rates on the validation split, shared among workers."""
+"""Scores on the validation split, shared among workers."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from kd_ray.config.training import SelectBy
 from kd_ray.core.scores import edit_errors
-from kd_ray.evaluation.decode import decode_features
-from kd_ray.models.recognizer import RecognizerModel
+from kd_ray.core.translation_scores import TranslationMetric, score_of, sentence_statistics
+from kd_ray.evaluation.decode import Hypothesis, decode_features
+from kd_ray.models.sequence_model import SequenceModel
 from kd_ray.students.collective import Collective
-from kd_ray.students.data import SpeechData
+from kd_ray.students.data import StudentData
+
+_SHOWN: tuple[TranslationMetric, ...] = ("bleu", "chrf++")
 
 
 class Validation:
-    """Decodes a split and counts errors; the counts add up over workers."""
+    """Decodes a split greedily and counts; the counts add up over workers.
+
+    Phones and transcripts are counted by error rates, translations by BLEU and chrF++.
+    """
 
     def __init__(
         self,
-        data: SpeechData,
+        data: StudentData,
         batch_size: int,
         device: torch.device,
-        select_by: Literal["attention", "ctc"],
+        select_by: SelectBy,
     ):
         self.data = data
         self.select_by = select_by
         self.batch_size = batch_size
         self.device = device
-        durations = data.durations_s
-        self._order = sorted(range(len(durations)), key=lambda row: (-durations[row], row))
+        self.translates = data.column == "translation"
+        sizes = data.sizes
+        self._order = sorted(range(len(sizes)), key=lambda row: (-sizes[row], row))
 
-    def run(self, model: RecognizerModel, collective: Collective) -> dict[str, float]:
-        """Error rates in percent of reference tokens; `error_rate` is the one that selects."""
+    def run(self, model: SequenceModel, collective: Collective) -> dict[str, float]:
+        """Scores in percent; `error_rate` is the one that selects, where less is better."""
         rows = self._order[collective.rank :: collective.world]
-        by_id = {self.data.utterances[row].id: self.data.references[row] for row in rows}
-        hypotheses = list(decode_features(model, self._batches(rows)))
-        references = [by_id[hypothesis.utterance_id] for hypothesis in hypotheses]
-        attention = edit_errors(references, [hypothesis.attention for hypothesis in hypotheses])
-        ctc = edit_errors(references, [hypothesis.ctc for hypothesis in hypotheses])
-        length = sum(len(reference) for reference in references)
-        attention_errors, ctc_errors, total = collective.sum(
-            [float(attention.sum()), float(ctc.sum()), float(length)]
-        )
+        found = {each.utterance_id: each for each in decode_features(model, self._batches(rows))}
+        hypotheses = [found[self.data.utterances[row].id] for row in rows]
+        if self.translates:
+            return self._translation_scores(rows, hypotheses, collective)
+        return self._error_rates(rows, hypotheses, model.has_ctc, collective)
+
+    def _error_rates(
+        self,
+        rows: Sequence[int],
+        hypotheses: Sequence[Hypothesis],
+        has_ctc: bool,
+        collective: Collective,
+    ) -> dict[str, float]:
+        references = [self.data.references[row] for row in rows]
+        found = {"attention": [each.attention for each in hypotheses]}
+        if has_ctc:
+            found["ctc"] = [each.ctc for each in hypotheses]
+        errors = [float(edit_errors(references, ids).sum()) for ids in found.values()]
+        length = float(sum(len(reference) for reference in references))
+        *errors, length = collective.sum([*errors, length])
         rates = {
-            "error_rate_attention": 100.0 * attention_errors / total,
-            "error_rate_ctc": 100.0 * ctc_errors / total,
+            f"error_rate_{head}": 100.0 * count / length
+            for head, count in zip(found, errors, strict=True)
         }
         return {"error_rate": rates[f"error_rate_{self.select_by}"], **rates}
 
+    def _translation_scores(
+        self, rows: Sequence[int], hypotheses: Sequence[Hypothesis], collective: Collective
+    ) -> dict[str, float]:
+        texts = [self.data.tokens.decode(each.attention) for each in hypotheses]
+        references = [self.data.utterances[row].text("translation") or "" for row in rows]
+        scores: dict[str, float] = {}
+        for metric in _SHOWN:
+            counts = sentence_statistics(texts, references, metric).sum(axis=0)
+            scores[metric] = score_of(np.array(collective.sum(counts.tolist())), metric)
+        return {"error_rate": 100.0 - scores[self.select_by], **scores}
+
     def _batches(self, rows: Sequence[int]) -> Iterator[tuple[Sequence[str], Tensor, Tensor]]:
         for start in range(0, len(rows), self.batch_size):
-            batch = self.data.batch(rows[start : start + self.batch_size], with_audio=False)
+            batch = self.data.batch(rows[start : start + self.batch_size])
             yield (
                 batch.utterance_ids,
-                batch.features.to(self.device),
+                batch.inputs.to(self.device),
                 batch.lengths.to(self.device),
             )

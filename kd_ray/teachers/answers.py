@@ -44,7 +44,12 @@ def check_request(request: Score) -> None:
     rows = len(request.utterance_ids)
     if rows == 0:
         raise ValueError("a request must name at least one utterance")
-    parts = {"audio": len(request.audio.lengths)}
+    parts = {}
+    # Text teachers hear nothing, label strings alone need no text.
+    if len(request.audio.lengths) or request.texts is None:
+        parts["audio"] = len(request.audio.lengths)
+    if request.texts is not None:
+        parts["texts"] = len(request.texts)
     if request.prefix is not None:
         parts["prefix"] = len(request.prefix.lengths)
     if request.references is not None:

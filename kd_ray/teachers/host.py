@@ -1,7 +1,7 @@
 """A host: several resident teachers that answer requests with one fused partial.
 
 Plain Python and torch; `kd_ray.cluster.pool` makes an actor of it, `local_source` a thread.
-Shapes: B utterances, T frames, F mels, U target positions, V vocabulary.
+Shapes: B utterances, U target positions, V vocabulary.
 """
 
 import asyncio
@@ -16,14 +16,12 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 import numpy as np
 from torch import Tensor
 
-from kd_ray.config.data import LogMel
 from kd_ray.core import strategies
-from kd_ray.core.contracts import Audio, Labels, Score, TeacherInfo, TeacherOutput, Wanted
-from kd_ray.speech.features import LogMelExtractor
+from kd_ray.core.contracts import Labels, Score, TeacherInfo, TeacherOutput, Wanted
 from kd_ray.teachers.answers import HostAnswer, check_request
 from kd_ray.teachers.batching import BatchStatistics, Clock, LoopClock, MicroBatcher
+from kd_ray.teachers.readers import Inputs, Reader
 from kd_ray.teachers.rows import (
-    Features,
     Work,
     fault_of,
     join_rows,
@@ -46,19 +44,19 @@ class ScoringTeacher(Protocol):
         ...
 
     @property
-    def front_end(self) -> LogMel:
-        """Which features it reads."""
+    def reader(self) -> Reader:
+        """Makes its inputs of a request."""
         ...
 
     def score(
         self,
-        features: Tensor,
+        inputs: Tensor,
         lengths: Tensor,
         prefix: Labels,
         references: Labels | None,
         wanted: frozenset[Wanted],
     ) -> TeacherOutput:
-        """Score a batch: features (B, T, F) un-normalised and padded, `lengths` (B,) frames."""
+        """Score a batch of padded inputs, as its reader makes them, with `lengths` (B,)."""
         ...
 
 
@@ -94,7 +92,7 @@ class HostStatus:
 class TeacherHost:
     """Answers `Score` requests with the partial of its own teachers.
 
-    Features are computed once per request and distinct front end; utterances of several requests
+    Inputs are made once per request and distinct front end; utterances of several requests
     share a teacher's forward pass; passes run one at a time on a thread of their own, so that the
     event loop stays free. A teacher that answers with a number that is not finite is quarantined.
 
@@ -128,10 +126,7 @@ class TeacherHost:
         self._max_utterances = max_batch_utterances
         self._wait_s = batch_wait_ms / 1000 if self._mix else 0.0
         self._clock: Clock = clock or LoopClock()
-        self._extractors = {
-            teacher.info.front_end_digest: LogMelExtractor(teacher.front_end)
-            for teacher in teachers
-        }
+        self._readers = {teacher.info.front_end_digest: teacher.reader for teacher in teachers}
         self._quarantined: dict[int, str] = {}
         self._batcher: MicroBatcher[_Queue, Work, _Scored | None] = MicroBatcher(
             self._pass, max_size=max_batch_utterances, clock=self._clock
@@ -175,12 +170,12 @@ class TeacherHost:
         self._open_requests += 1
         try:
             asked = [index for index in self._teachers if index not in self._quarantined]
-            features = await self._features(request.audio, asked)
+            inputs = await self._inputs(request, asked)
             # The first request at an idle host waits for nobody, with any of its teachers.
             wait_s = 0.0 if self._batcher.idle else self._wait_s
             scored = await _gather(
                 [
-                    self._ask_teacher(index, request, features, number, wait_s, expires_s)
+                    self._ask_teacher(index, request, inputs, number, wait_s, expires_s)
                     for index in asked
                 ]
             )
@@ -194,12 +189,12 @@ class TeacherHost:
         self._passes.shutdown(wait=True, cancel_futures=True)
         self._helper.shutdown(wait=True, cancel_futures=True)
 
-    async def _features(self, audio: Audio, asked: Sequence[int]) -> dict[str, Features]:
-        """Features by front-end digest, each computed once."""
-        waveforms = audio.waveforms()
+    async def _inputs(self, request: Score, asked: Sequence[int]) -> dict[str, Inputs]:
+        """What teachers read, by digest, each made once."""
+        waveforms = request.audio.waveforms() if len(request.audio.lengths) else []
         digests = {self._teachers[index].info.front_end_digest for index in asked}
         return {
-            digest: await _run_in(self._helper, self._extractors[digest], waveforms)
+            digest: await _run_in(self._helper, self._readers[digest], waveforms, request.texts)
             for digest in sorted(digests)
         }
 
@@ -207,7 +202,7 @@ class TeacherHost:
         self,
         index: int,
         request: Score,
-        features: Mapping[str, Features],
+        inputs: Mapping[str, Inputs],
         number: int,
         wait_s: float,
         expires_s: float,
@@ -228,7 +223,7 @@ class TeacherHost:
                 )
                 for work in split_request(
                     request,
-                    features[self._teachers[index].info.front_end_digest],
+                    inputs[self._teachers[index].info.front_end_digest],
                     self._max_utterances,
                 )
             ]
@@ -262,12 +257,12 @@ class TeacherHost:
         """Run the teacher; its output is checked for size and numbered as in the pool."""
         started = time.perf_counter()
         teacher = self._teachers[queue.teacher]
-        features, lengths = pad_together(works)
+        inputs, lengths = pad_together(works)
         prefix = Labels.of([string for work in works for string in work.prefix])
         references = None
         if queue.with_references:
             references = Labels.of([string for work in works for string in work.references or ()])
-        output = teacher.score(features, lengths, prefix, references, queue.wanted)
+        output = teacher.score(inputs, lengths, prefix, references, queue.wanted)
         if len(output.positions) != len(lengths):
             raise RuntimeError(
                 f"teacher {teacher.info.name} answered {len(output.positions)} utterances "

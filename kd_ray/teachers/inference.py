@@ -1,7 +1,7 @@
 """Fills shards of a target store: reads audio, asks teachers, commits their rows.
 
 A plain class; `kd_ray.cluster.offline` runs several of it as Ray actors.
-Shapes: B utterances, T frames, F mels.
+Shapes: B utterances.
 """
 
 import logging
@@ -10,16 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from kd_ray.config.data import TextColumn
 from kd_ray.core.contracts import Labels
 from kd_ray.speech.audio import read_waveform
-from kd_ray.speech.features import LogMelExtractor
 from kd_ray.speech.manifest import Utterance, read_manifest
 from kd_ray.speech.tokens import Tokens
 from kd_ray.teachers.host import ScoringTeacher
+from kd_ray.teachers.readers import Inputs
 from kd_ray.teachers.store import Shard, StoredRow, StoreError, TargetStore, rows_of
 from kd_ray.teachers.teacher import load_teachers
 
@@ -42,6 +43,8 @@ class InferenceJob:
     column: TextColumn
     folders: Mapping[str, Path]
     """Teacher digest to checkpoint folder."""
+    reads: TextColumn | None = None
+    """The column that text teachers read."""
     batch_size: int = 16
     device: str = "cpu"
 
@@ -65,8 +68,8 @@ class _Batch:
 
     ids: tuple[str, ...]
     references: Labels
-    features: Mapping[str, tuple[Tensor, Tensor]]
-    """Front-end digest to un-normalised features (B, T, F) and frames (B,)."""
+    inputs: Mapping[str, Inputs]
+    """Front-end digest to what such teachers read."""
 
 
 class ShardScorer:
@@ -117,9 +120,9 @@ class ShardScorer:
         teacher = self._resident[digest]
         rows: list[StoredRow] = []
         for batch in batches:
-            features, lengths = batch.features[teacher.info.front_end_digest]
+            inputs, lengths = batch.inputs[teacher.info.front_end_digest]
             output = teacher.score(
-                features,
+                inputs,
                 lengths,
                 batch.references,
                 batch.references,
@@ -148,26 +151,27 @@ class ShardScorer:
         self._group = group
 
     def _batches(self, shard: Shard, due: Sequence[str]) -> list[_Batch]:
-        """Read a shard's audio once, and make features once per distinct front end.
+        """Read a shard's audio once, and make inputs once per distinct front end.
 
         The cut into batches depends on the shard alone, so that a second run writes equal rows.
         """
         rows = self._rows(shard)
-        waveforms = {row.id: read_waveform(row, self.job.root) for row in rows}
-        rows.sort(key=lambda row: (len(waveforms[row.id]), row.id))
-        extractors = {
-            teacher.info.front_end_digest: LogMelExtractor(teacher.front_end)
-            for teacher in (self._resident[digest] for digest in due)
-        }
+        resident = [self._resident[digest] for digest in due]
+        readers = {teacher.info.front_end_digest: teacher.reader for teacher in resident}
+        waveforms: dict[str, NDArray[np.int16]] = {}
+        if any(reader.reads == "speech" for reader in readers.values()):
+            waveforms = {row.id: read_waveform(row, self.job.root) for row in rows}
+        rows.sort(key=lambda row: (len(waveforms.get(row.id, ())), row.id))
         batches = []
         for start in range(0, len(rows), self.job.batch_size):
             chunk = rows[start : start + self.job.batch_size]
-            audio = [waveforms[row.id] for row in chunk]
+            audio = [waveforms[row.id] for row in chunk if row.id in waveforms]
+            texts = None if self.job.reads is None else [self._source(row) for row in chunk]
             batches.append(
                 _Batch(
                     ids=tuple(row.id for row in chunk),
                     references=Labels.of([self._encode(row) for row in chunk]),
-                    features={key: extract(audio) for key, extract in extractors.items()},
+                    inputs={key: reader(audio, texts) for key, reader in readers.items()},
                 )
             )
         return batches
@@ -178,6 +182,13 @@ class ShardScorer:
             self._store.check_data(shard.split, rows, self.job.column)
             self._utterances = {shard.split: {row.id: row for row in rows}}
         return [self._utterances[shard.split][name] for name in shard.ids]
+
+    def _source(self, row: Utterance) -> str:
+        assert self.job.reads is not None
+        text = row.text(self.job.reads)
+        if text is None:
+            raise StoreError(f"{row.id} has no {self.job.reads}, which text teachers read")
+        return text
 
     def _encode(self, row: Utterance) -> list[int]:
         text = row.text(self.job.column)

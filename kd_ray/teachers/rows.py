@@ -1,6 +1,6 @@
 """Cutting requests into pieces, laying pieces together, and cutting answers apart again.
 
-Shapes: B utterances, T frames, F mels, U target positions, V vocabulary.
+Shapes: B utterances, T frames or source tokens, F mels, U target positions, V vocabulary.
 """
 
 import dataclasses
@@ -13,16 +13,14 @@ from torch import Tensor
 
 from kd_ray.core.contracts import Score, TeacherOutput
 from kd_ray.core.targets import IntArray
-
-Features = tuple[Tensor, Tensor]
-"""Un-normalised features (B, T, F) and lengths (B,) in frames."""
+from kd_ray.teachers.readers import Inputs
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
     """Some utterances of one request for one teacher."""
 
-    features: Tensor
+    inputs: Tensor
     lengths: Tensor
     prefix: list[IntArray]
     references: list[IntArray] | None
@@ -33,9 +31,9 @@ class Work:
         return len(self.prefix)
 
 
-def split_request(request: Score, features: Features, max_utterances: int) -> list[Work]:
+def split_request(request: Score, inputs: Inputs, max_utterances: int) -> list[Work]:
     """Cut a request into pieces that fit into a forward pass."""
-    matrix_BTF, lengths = features
+    padded, lengths = inputs
     rows = len(request.utterance_ids)
     prefix: list[IntArray]
     if request.prefix is None and request.references is None:
@@ -50,7 +48,7 @@ def split_request(request: Score, features: Features, max_utterances: int) -> li
         longest = int(lengths[piece].max())
         works.append(
             Work(
-                matrix_BTF[piece, :longest],
+                padded[piece, :longest],
                 lengths[piece],
                 prefix[piece],
                 None if references is None else references[piece],
@@ -59,13 +57,15 @@ def split_request(request: Score, features: Features, max_utterances: int) -> li
     return works
 
 
-def pad_together(works: Sequence[Work]) -> Features:
-    """Features of several pieces of work in one padded batch."""
+def pad_together(works: Sequence[Work]) -> Inputs:
+    """Inputs of several pieces of work in one padded batch."""
     if len(works) == 1:
-        return works[0].features, works[0].lengths
-    longest = max(work.features.shape[1] for work in works)
+        return works[0].inputs, works[0].lengths
+    longest = max(work.inputs.shape[1] for work in works)
+    # From the last dimension backwards: none of the mels (where there are any), some of time.
+    behind = (0, 0) * (works[0].inputs.dim() - 2)
     padded = [
-        torch.nn.functional.pad(work.features, (0, 0, 0, longest - work.features.shape[1]))
+        torch.nn.functional.pad(work.inputs, (*behind, 0, longest - work.inputs.shape[1]))
         for work in works
     ]
     return torch.cat(padded), torch.cat([work.lengths for work in works])

@@ -1,6 +1,6 @@
-"""One teacher: features in, its distributions, label strings and error rates out.
+"""One teacher: features or source text in, its distributions, label strings and error rates out.
 
-Shapes: B utterances, T frames, F mels, U target positions, V vocabulary.
+Shapes: B utterances, T frames, F mels, S source tokens, U target positions, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -10,22 +10,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kd_ray.config.data import LogMel
 from kd_ray.core.contracts import Labels, TeacherInfo, TeacherOutput, Wanted
 from kd_ray.core.scores import edit_errors
 from kd_ray.core.targets import FloatArray, IntArray
 from kd_ray.evaluation.system import System, load_system
 from kd_ray.models.decoding import ctc_greedy
-from kd_ray.speech.features import front_end_digest
+from kd_ray.models.encoders import Encoded
+from kd_ray.teachers.readers import Reader, SpeechReader, TextReader
 
 
 class Teacher:
-    """A frozen recogniser that scores; always in evaluation mode, never asked for gradients."""
+    """A frozen model that scores; always in evaluation mode, never asked for gradients.
+
+    It may be a recogniser, a speech translator, or a text translator (an expert).
+    """
 
     def __init__(self, system: System, index: int):
         self.system = system
         self.index = index
-        self.front_end: LogMel = system.model.config.front_end
+        self.reader = reader_of(system)
         self.info = TeacherInfo(
             index=index,
             name=system.name,
@@ -36,31 +39,30 @@ class Teacher:
             blank=system.model.blank,
             bos=system.model.bos,
             eos=system.model.eos,
-            front_end_digest=front_end_digest(self.front_end),
-            frame_rate_hz=system.model.frame_rate_hz,
+            front_end_digest=self.reader.digest,
+            frame_rate_hz=system.model.frame_rate_hz or 0.0,
             parameters=system.parameters,
+            reads=system.model.reads,
+            has_ctc=system.model.has_ctc,
         )
 
     @torch.inference_mode()
     def score(
         self,
-        features: Tensor,
+        inputs: Tensor,
         lengths: Tensor,
         prefix: Labels,
         references: Labels | None,
         wanted: frozenset[Wanted],
     ) -> TeacherOutput:
-        """Teacher-forced scoring of un-normalised features (B, T, F) with `lengths` (B,) frames.
+        """Teacher-forced scoring of what `reader` made: (B, T, F) or (B, S), with `lengths` (B,).
 
         The decoder reads begin-of-sentence + `prefix`; error rates are against `references`.
         The best path is collapsed over the teacher's own frames, whatever the student's are.
         """
         model = self.system.model
-        encoded = self.system.encode(features, lengths)
-        strings = [
-            np.asarray(string, dtype=np.int64)
-            for string in ctc_greedy(model.ctc_logits(encoded), encoded.lengths, model.blank)
-        ]
+        encoded = self.system.encode(inputs, lengths)
+        strings = self._strings(encoded)
         positions = prefix.lengths.astype(np.int64) + 1
         device = self.system.device
         # A copy: arrays off the wire are read-only, which torch tensors cannot be.
@@ -77,8 +79,12 @@ class Teacher:
             ctc_errors = decoder_errors = reference_lengths = unknown
         else:
             expected = references.strings()
-            ctc_errors = edit_errors(expected, strings)
+            ctc_errors = edit_errors(expected, strings) if model.has_ctc else unknown
             decoder_errors = edit_errors(expected, _until_eos(spoken, positions, model.eos))
+            # Along any other prefix they would tell of its writer's mistakes, not of the teacher's.
+            pairs = zip(prefix.strings(), expected, strict=True)
+            own = np.array([np.array_equal(read, right) for read, right in pairs])
+            decoder_errors = np.where(own, decoder_errors, -1)
             reference_lengths = references.lengths.astype(np.int64)
         return TeacherOutput(
             teacher=self.index,
@@ -91,6 +97,22 @@ class Teacher:
             reference_lengths=reference_lengths,
             confidence=_confidence(log_probs, positions),
         )
+
+    def _strings(self, encoded: Encoded) -> list[IntArray]:
+        """Collapsed best CTC paths; none at all without a CTC head."""
+        model = self.system.model
+        if not model.has_ctc:
+            return []
+        paths = ctc_greedy(model.ctc_logits(encoded), encoded.lengths, model.blank)
+        return [np.asarray(string, dtype=np.int64) for string in paths]
+
+
+def reader_of(system: System) -> Reader:
+    """What makes a system's inputs of a request."""
+    if system.source_tokens is not None:
+        return TextReader(system.source_tokens)
+    assert system.extractor is not None, "a system reads text or speech"
+    return SpeechReader(system.extractor.config)
 
 
 def load_teachers(

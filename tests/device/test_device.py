@@ -6,7 +6,7 @@ import tiny
 import torch
 from source_losses import request_for, rows_of, update_loss
 
-from kd_ray.evaluation.decode import decode_utterances
+from kd_ray.evaluation.decode import Search, decode_utterances
 from kd_ray.evaluation.run_folder import RunFolder, read_json_lines
 from kd_ray.evaluation.system import load_system
 from kd_ray.students.collective import Alone
@@ -73,6 +73,8 @@ def test_systems_hear_the_same(tiny_root, folders, device):
     heard = []
     for each in ("cpu", device):
         system = load_system(folders[1], each)
-        hypotheses = decode_utterances(system.encode_waveforms, system.model, rows, tiny_root, 4)
+        hypotheses = decode_utterances(
+            system, rows, tiny_root, 4, Search(heads=("attention", "ctc"))
+        )
         heard.append({each.utterance_id: (each.ctc, each.attention) for each in hypotheses})
     assert heard[0] == heard[1]

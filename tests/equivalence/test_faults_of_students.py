@@ -96,7 +96,7 @@ def test_features_that_are_not_finite_are_named(tiny_root):
     folder = failed_updates(tiny_root, name)[1]
     path = folder / "rank-0" / "batches.safetensors"
     arrays = load_file(path)
-    arrays["0.features"][3, 5, 2] = float("nan")
+    arrays["0.inputs"][3, 5, 2] = float("nan")
     from safetensors.torch import save_file
 
     save_file(arrays, path)

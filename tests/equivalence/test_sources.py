@@ -7,7 +7,7 @@ from source_losses import STRATEGIES, TOLERANCE, request_for, rows_of, update_lo
 
 from kd_ray.core.contracts import HandshakeError, TeachersInfo, handshake
 from kd_ray.speech.tokens import Tokens
-from kd_ray.students.session import student_needs
+from kd_ray.students.assembly import student_needs
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.teacher import load_teachers
 from kd_ray.teachers.temporary import temporary_store
@@ -87,5 +87,5 @@ def test_the_handshake_refuses_an_empty_source_and_another_protocol(tiny_root, l
     with pytest.raises(HandshakeError, match="no teacher"):
         handshake(needs, TeachersInfo((), "local"))
     teachers = local.describe().teachers
-    with pytest.raises(HandshakeError, match="protocol version: student has 1, pool has 9"):
+    with pytest.raises(HandshakeError, match="protocol version: student has 2, pool has 9"):
         handshake(needs, TeachersInfo(teachers, "pool", protocol=9))

@@ -7,45 +7,17 @@ import os
 import pytest
 import tiny
 import torch
+from runs import assert_close, free_port, last_weights, run, train_lines
 from safetensors.torch import load_file
 
 from kd_ray.evaluation.run_folder import RunFolder, RunFolderError, read_json_lines
 from kd_ray.students import loop
-from kd_ray.students.collective import Alone, ProcessGroup
-from kd_ray.students.session import run_session
+from kd_ray.students.collective import ProcessGroup
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.teacher import load_teachers
 
 EXACT = {**tiny.PLAIN_SGD, "training__max_updates": 10, "training__epochs": 4}
 """Ten plain SGD steps without dropout: what rounding leaves is all that may differ."""
-
-
-def run(config, root, collective=None, source=None):
-    RunFolder(root, config.name).open(config)
-    return run_session(
-        config,
-        root=root,
-        collective=collective or Alone(),
-        device=torch.device("cpu"),
-        source=source,
-    )
-
-
-def last_weights(root, name):
-    folders = sorted((root / "runs" / name / "checkpoints").glob("update-*"))
-    return load_file(folders[-1] / "model" / "model.safetensors")
-
-
-def train_lines(root, name):
-    lines = read_json_lines(root / "runs" / name / "metrics.jsonl")
-    timings = ("data_s", "teacher_wait_s", "student_s", "seconds")
-    return [{key: value for key, value in line.items() if key not in timings} for line in lines]
-
-
-def assert_close(first, second, tolerance):
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        torch.testing.assert_close(value, second[name], rtol=0, atol=tolerance, msg=name)
 
 
 def local_source(root):
@@ -84,21 +56,13 @@ def _worker(rank, world, port, root, config):
     torch.distributed.destroy_process_group()
 
 
-def _free_port():
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def test_two_workers_take_the_same_ten_sgd_steps_as_one(tiny_root):
     source = local_source(tiny_root)
     run(tiny.distill_config("workers-1", "teachers.txt", **EXACT), tiny_root, source=source)
     source.close()
     two = tiny.distill_config("workers-2", "teachers.txt", **EXACT)
     context = multiprocessing.get_context("spawn")
-    port = _free_port()
+    port = free_port()
     processes = [
         context.Process(target=_worker, args=(rank, 2, port, tiny_root, two)) for rank in range(2)
     ]

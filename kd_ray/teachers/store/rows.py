@@ -23,6 +23,8 @@ GROUP_ROWS = 32
 """Utterances in one row group, the unit of reading: 0.9 ms at 30 positions x 50 tokens float32."""
 
 _METADATA_KEY = b"kd_ray.shard"
+_NO_STRING = np.zeros(0, dtype=np.int32)
+"""Of a teacher without a CTC head."""
 _MASS_TOLERANCE = 1e-2
 """How far log(sum(exp(log_probs))) of a position may be from 0, before rounding."""
 _SCALARS = {
@@ -116,7 +118,7 @@ def rows_of(utterance_ids: Sequence[str], output: TeacherOutput, prefix: Labels)
     return [
         StoredRow(
             utterance_id=name,
-            ctc_string=np.asarray(output.strings[row]),
+            ctc_string=np.asarray(output.strings[row]) if output.strings else _NO_STRING,
             frames=int(output.frames[row]),
             log_probs=np.asarray(output.log_probs[row, : int(output.positions[row])]),
             ctc_errors=int(output.ctc_errors[row]),

@@ -157,8 +157,8 @@ def test_many_teachers_become_a_distribution_and_drawings_repeat_exactly(tmp_pat
     evaluation, runs = write_everything(tmp_path, teachers=40, utterances=4)
     results = read_results(evaluation)
     read = read_runs(runs, results)
-    bars = plots.error_rates(results, Statistics("test"))
-    assert bars == plots.error_rates(results, Statistics("test"))
+    bars = plots.scores(results, Statistics("test"))
+    assert bars == plots.scores(results, Statistics("test"))
     for svg in (bars, plots.learning_curves(results, read), plots.time_split(results, read)):
         text = "".join(ElementTree.fromstring(svg).itertext())
         assert "40 teachers" in text

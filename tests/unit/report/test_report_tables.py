@@ -146,6 +146,7 @@ def test_numbers_are_written_for_people(shown: str, expected: str):
 def test_broken_results_name_every_problem(tmp_path: Path):
     broken = json.loads(json.dumps(FOUR))
     del broken["systems"][0]["scores"]["test"]["ctc"]
+    broken["decoding"] = "ctc"
     with pytest.raises(ReportError, match=r"'t1' has no ctc score on split 'test'"):
         parse_results(broken)
     with pytest.raises(ReportError, match=r"used twice: t1"):

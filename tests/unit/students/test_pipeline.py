@@ -7,14 +7,14 @@ from kd_ray.speech.batches import GlobalBatches
 from kd_ray.speech.features import LogMelExtractor
 from kd_ray.speech.manifest import read_manifest
 from kd_ray.speech.tokens import Tokens
-from kd_ray.students.data import SpeechData
+from kd_ray.students.data import StudentData
 from kd_ray.students.pipeline import Pipeline
 
 
 @pytest.fixture(scope="module")
 def data(tiny_root):
     config = tiny.train_config("pipeline")
-    return SpeechData(
+    return StudentData(
         read_manifest(tiny_root / config.data.train),
         root=tiny_root,
         tokens=Tokens.load(tiny_root / config.data.tokens),
@@ -56,7 +56,7 @@ class _Pending:
 
 def make(data, source=None, *, lookahead=1, rank=0, world=1, accumulation=1, total=6):
     batches = GlobalBatches(
-        [row.id for row in data.utterances], data.durations_s, Batches(batch_size=8), seed=3
+        [row.id for row in data.utterances], data.sizes, Batches(batch_size=8), seed=3
     )
     return Pipeline(
         data,
@@ -67,7 +67,7 @@ def make(data, source=None, *, lookahead=1, rank=0, world=1, accumulation=1, tot
         world=world,
         accumulation=accumulation,
         source=source,
-        request=lambda batch: batch.utterance_ids,
+        request=lambda batch, items: batch.utterance_ids,
         with_audio=False,
     )
 

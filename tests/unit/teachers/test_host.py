@@ -12,7 +12,7 @@ from kd_ray.config.teachers import Average, Best, Weighted
 from kd_ray.core import strategies
 from kd_ray.core.contracts import Audio, Labels, TeachersGone
 from kd_ray.speech.features import LogMelExtractor
-from kd_ray.teachers import host as host_module
+from kd_ray.teachers import readers
 from kd_ray.teachers.batching import Expired
 from kd_ray.teachers.host import TeacherHost
 from kd_ray.teachers.local_source import LocalSource
@@ -152,7 +152,7 @@ def test_features_are_computed_once_per_distinct_front_end(monkeypatch):
             calls.append(self.config.num_mels)
             return super().__call__(waveforms)
 
-    monkeypatch.setattr(host_module, "LogMelExtractor", Counting)
+    monkeypatch.setattr(readers, "LogMelExtractor", Counting)
     teachers = [FakeTeacher(seed, num_mels=8 + seed % 2) for seed in range(6)]
     score(TeacherHost(teachers), request(1), request(2))
     assert sorted(calls) == [8, 8, 9, 9]

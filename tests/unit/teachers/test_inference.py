@@ -14,7 +14,7 @@ from kd_ray.speech.audio import AudioError, read_waveform
 from kd_ray.speech.features import LogMelExtractor
 from kd_ray.speech.manifest import read_manifest, write_manifest
 from kd_ray.speech.tokens import Tokens
-from kd_ray.teachers import inference
+from kd_ray.teachers import readers
 from kd_ray.teachers.inference import InferenceJob, ShardScorer
 from kd_ray.teachers.store import StoreError, TargetStore
 
@@ -70,7 +70,7 @@ def test_features_are_made_once_for_each_front_end(tmp_path, monkeypatch):
             made.append(self.config.num_mels)
             return super().__call__(waveforms)
 
-    monkeypatch.setattr(inference, "LogMelExtractor", Counting)
+    monkeypatch.setattr(readers, "LogMelExtractor", Counting)
     job = inference_job(tmp_path, count=5, shard=5)
     run_all(job)
     # Teachers 1 and 3 hear 9 mels, teacher 2 hears 8; two batches of at most 3 utterances.

@@ -1,0 +1,136 @@
+"""`kd-ray transcribe`, `kd-ray translate`: a manifest whose texts a system (or a log) wrote.
+
+Sequence-level distillation, transcripts of a recogniser for the expert to read, and pseudo-labels
+are all this: one manifest in, another out, joined by utterance id.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kd_ray.config.commands import TranscribeConfig, TranslateConfig
+from kd_ray.core.scores import count_errors
+from kd_ray.core.translation_scores import TranslationCounts, count_translations
+from kd_ray.evaluation.cascade import load_any
+from kd_ray.evaluation.decode import Search, decode_utterances
+from kd_ray.speech.joining import (
+    Joined,
+    mix_columns,
+    read_generate_log,
+    replace_column,
+    without,
+)
+from kd_ray.speech.manifest import Utterance, read_manifest, write_manifest
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What was written, and how it compares with the texts that were there before."""
+
+    manifest: Path
+    rows: int
+    joined: Joined
+    mixed: int
+    """Rows that have the generated text, where only a share was to have it."""
+    left_out: int
+    """Rows with an empty new text."""
+    word_error_rate: float | None
+    """Of transcripts, in percent, over the rows that had one before."""
+    translation: TranslationCounts | None
+    """Of translations, over the rows that had one before."""
+
+
+class NothingToRead(ValueError):
+    """A manifest without rows."""
+
+
+def transcribe(config: TranscribeConfig, root: Path) -> Generated:
+    """Put a recogniser's hypotheses into the column `transcript`; writes `config.output`.
+
+    Raises:
+        UnusableSystem: the system cannot read the manifest, or decode as asked.
+        JoinError: a log that does not belong to the manifest.
+    """
+    return _generate(config, root)
+
+
+def translate(config: TranslateConfig, root: Path) -> Generated:
+    """Put a translator's hypotheses into the column `translation`; writes `config.output`.
+
+    Raises:
+        UnusableSystem: the system cannot read the manifest, or decode as asked.
+        JoinError: a log that does not belong to the manifest.
+    """
+    return _generate(config, root)
+
+
+def _generate(config: TranscribeConfig | TranslateConfig, root: Path) -> Generated:
+    rows = read_manifest(root / config.manifest)
+    if not rows:
+        raise NothingToRead(f"{root / config.manifest} has no rows")
+    column = config.column
+    texts = _texts(config, rows, root)
+    joined = replace_column(rows, texts, column, keep_old_as=config.keep_old_as)
+    new, mixed = joined.rows, joined.replaced
+    if config.share < 1.0:
+        new, mixed = mix_columns(rows, joined.rows, column, share=config.share, seed=config.seed)
+    left_out = 0
+    if config.empty == "leave_out":
+        kept = without(new, joined.empty)
+        left_out, new = len(new) - len(kept), kept
+    output = root / config.output
+    write_manifest(output, new)
+    result = _compare(config, rows, texts, output, len(new), joined, mixed, left_out)
+    logger.info("%s: %s", output, joined)
+    if mixed != joined.replaced:
+        logger.info("  %d rows have the new text, the others the old one", mixed)
+    if left_out:
+        logger.info("  %d rows left out: their new text is empty", left_out)
+    if result.word_error_rate is not None:
+        logger.info("  word error rate against the old texts: %.2f %%", result.word_error_rate)
+    if result.translation is not None:
+        scores = (result.translation.score("bleu"), result.translation.score("chrf++"))
+        logger.info("  against the old texts: BLEU %.1f, chrF++ %.1f", *scores)
+    return result
+
+
+def _texts(
+    config: TranscribeConfig | TranslateConfig, rows: Sequence[Utterance], root: Path
+) -> dict[str, str]:
+    """New texts by utterance id."""
+    if config.log is not None:
+        log = read_generate_log(root / config.log)
+        return log.texts([row.id for row in rows], config.log_lines)
+    assert config.system is not None, "the schema asks for a system or a log"
+    reads = config.reads_column if isinstance(config, TranslateConfig) else "transcript"
+    system = load_any(config.system, root, reads_column=reads)
+    system.require(config.decoding)
+    search = Search((config.decoding,), config.beam_size, config.length_penalty, config.max_tokens)
+    return {
+        found.utterance_id: system.tokens.decode(found.by(config.decoding))
+        for found in decode_utterances(system, rows, root, config.batch_size, search)
+    }
+
+
+def _compare(
+    config: TranscribeConfig | TranslateConfig,
+    rows: Sequence[Utterance],
+    texts: dict[str, str],
+    output: Path,
+    written: int,
+    joined: Joined,
+    mixed: int,
+    left_out: int,
+) -> Generated:
+    both = [row for row in rows if row.text(config.column) and row.id in texts]
+    old = [row.text(config.column) or "" for row in both]
+    new = [texts[row.id] for row in both]
+    errors = counts = None
+    if both and config.column == "transcript":
+        errors = count_errors([text.split() for text in old], [text.split() for text in new]).rate
+    if both and config.column == "translation":
+        counts = count_translations(new, old)
+    return Generated(output, written, joined, mixed, left_out, errors, counts)

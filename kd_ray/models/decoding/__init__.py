@@ -1,0 +1,14 @@
+"""Writing: greedy, sampling and beam by the attention decoder, greedy by the CTC head."""
+
+from kd_ray.models.decoding.beam import BeamHypothesis, attention_beam
+from kd_ray.models.decoding.ctc import ctc_collapse, ctc_greedy
+from kd_ray.models.decoding.single import attention_greedy, attention_sample
+
+__all__ = [
+    "BeamHypothesis",
+    "attention_beam",
+    "attention_greedy",
+    "attention_sample",
+    "ctc_collapse",
+    "ctc_greedy",
+]

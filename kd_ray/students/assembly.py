@@ -1,0 +1,387 @@
+"""Everything a training works with, made from its configuration."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd_ray.config.commands import DistillConfig, TrainConfig
+from kd_ray.config.data import AudioChecks
+from kd_ray.config.model import GlobalNormalizer, TextToText
+from kd_ray.config.teachers import PoolSource, Strategy, Trust
+from kd_ray.core.contracts import (
+    Reporter,
+    StudentNeeds,
+    TeacherSource,
+    handshake,
+)
+from kd_ray.core.schedules import Progress as HowFar
+from kd_ray.core.schedules import Schedule, alpha_at
+from kd_ray.core.trust import check_trust_on_rollouts
+from kd_ray.evaluation.run_folder import RunFolder, RunFolderError
+from kd_ray.evaluation.system import resolve_checkpoint
+from kd_ray.models.build import build_model
+from kd_ray.models.checkpoint import load_encoder, save_model
+from kd_ray.models.sequence_model import SequenceModel, SpeechModel
+from kd_ray.speech.batches import GlobalBatches
+from kd_ray.speech.checks import BadRow, check_rows, good_rows
+from kd_ray.speech.features import SAMPLE_RATE, LogMelExtractor, front_end_digest
+from kd_ray.speech.manifest import Utterance, manifest_digest, read_manifest
+from kd_ray.speech.tokens import Tokens
+from kd_ray.students.checkpoints import TrainingCheckpoints
+from kd_ray.students.collective import Collective
+from kd_ray.students.criterion import build_criterion
+from kd_ray.students.data import StudentData, channel_statistics
+from kd_ray.students.loop import Progress, Student
+from kd_ray.students.optim import build_optimizer
+from kd_ray.students.pipeline import Pipeline, Update
+from kd_ray.students.replay import dump_update
+from kd_ray.students.requests import build_request, resolve_strategy
+from kd_ray.students.rollouts import build_planner
+from kd_ray.students.signal_statistics import SignalStatistics
+from kd_ray.students.step import Learner, TeacherForcing
+from kd_ray.students.validation import Validation
+
+
+@dataclass(frozen=True)
+class Inventories:
+    """The tokens that a student writes, and those it reads (None where it hears)."""
+
+    target: Tokens
+    source: Tokens | None = None
+
+    @classmethod
+    def load(cls, config: TrainConfig | DistillConfig, root: Path) -> "Inventories":
+        """The token files that `data.tokens` and `data.source_tokens` name."""
+        source = config.data.source_tokens
+        reads_text = isinstance(config.model, TextToText)
+        return cls(
+            target=Tokens.load(root / config.data.tokens),
+            source=Tokens.load(root / source) if reads_text and source is not None else None,
+        )
+
+
+class Silent:
+    """The reporter of workers other than rank 0."""
+
+    def metrics(self, values: Mapping[str, Any]) -> None:
+        """Nothing: rank 0 reports."""
+
+    def event(self, kind: str, **details: Any) -> None:
+        """Nothing: rank 0 reports."""
+
+
+def read_split(
+    manifest: str, root: Path, config: TrainConfig | DistillConfig, tokens: Tokens
+) -> list[Utterance]:
+    """The usable rows of a manifest, checked against the student's tokens and frame rate.
+
+    Raises:
+        BadRowsError: bad rows, all of them listed, where `data.batches.on_bad_row` is `fail`.
+    """
+    utterances = read_manifest(root / manifest, allow_duplicate_ids=True)
+    hears = not isinstance(config.model, TextToText)
+    bad = check_rows(
+        utterances,
+        root=root,
+        tokens=tokens,
+        column=config.data.column,
+        # Limits of the corpus are the business of `prepare`; here only what cannot be trained on.
+        checks=AudioChecks(min_duration_s=0.03, max_duration_s=86_400.0),
+        frames_for=_frames_for(config, tokens) if hears else None,
+        read_audio=False,
+        needs_audio=hears,
+        features_of=None
+        if isinstance(config.model, TextToText)
+        else front_end_digest(config.model.front_end),
+    )
+    bad += _rows_without_source(config, utterances)
+    return good_rows(
+        utterances, bad, on_bad_row=config.data.batches.on_bad_row, what=f"manifest {manifest}"
+    )
+
+
+def _frames_for(
+    config: TrainConfig | DistillConfig, tokens: Tokens
+) -> Callable[[float], int] | None:
+    """Encoder frames of so many seconds, where CTC needs a frame for each label."""
+    assert not isinstance(config.model, TextToText)
+    model = new_model(config, Inventories(tokens))
+    if not model.has_ctc:
+        return None
+    extractor = LogMelExtractor(config.model.front_end)
+    return lambda duration_s: model.output_frames(
+        extractor.num_frames(round(duration_s * SAMPLE_RATE))
+    )
+
+
+def _rows_without_source(
+    config: TrainConfig | DistillConfig, utterances: list[Utterance]
+) -> list[BadRow]:
+    """Rows that lack a text which the student or its teachers read."""
+    columns = {config.data.source_column} if isinstance(config.model, TextToText) else set()
+    if isinstance(config, DistillConfig) and config.teachers.reads is not None:
+        columns.add(config.teachers.reads)
+    return [
+        BadRow(utterance.id, f"no {column}, which is read in this run", row)
+        for column in sorted(columns)
+        for row, utterance in enumerate(utterances)
+        if not (utterance.text(column) or "").strip()
+    ]
+
+
+def new_model(config: TrainConfig | DistillConfig, inventories: Inventories) -> SequenceModel:
+    """A model with fresh weights, drawn from torch's global generator."""
+    tokens, source = inventories.target, inventories.source
+    return build_model(
+        config.model,
+        vocabulary_size=len(tokens),
+        blank=tokens.blank,
+        bos=tokens.bos,
+        eos=tokens.eos,
+        source_vocabulary_size=None if source is None else len(source),
+    )
+
+
+def student_needs(tokens: Tokens, config: DistillConfig | None = None) -> StudentNeeds:
+    """What the student takes for granted about teachers' signals."""
+    needs = StudentNeeds(
+        tokens_digest=tokens.digest,
+        vocabulary_size=len(tokens),
+        blank=tokens.blank,
+        bos=tokens.bos,
+        eos=tokens.eos,
+    )
+    if config is None:
+        return needs
+    wanted = build_criterion(config, tokens).wanted
+    return replace(needs, wanted=wanted, texts=config.teachers.reads is not None)
+
+
+def build_data(
+    config: TrainConfig | DistillConfig, root: Path, inventories: Inventories
+) -> dict[str, StudentData]:
+    """The splits `train` and `valid`."""
+    extractor = None
+    if not isinstance(config.model, TextToText):
+        extractor = LogMelExtractor(config.model.front_end)
+    reads = config.teachers.reads if isinstance(config, DistillConfig) else None
+    return {
+        name: StudentData(
+            read_split(manifest, root, config, inventories.target),
+            root=root,
+            tokens=inventories.target,
+            column=config.data.column,
+            extractor=extractor,
+            source_tokens=inventories.source,
+            source_column=config.data.source_column,
+            teacher_column=reads,
+            cache_gib=config.data.cache_gib / 2,
+        )
+        for name, manifest in (("train", config.data.train), ("valid", config.data.valid))
+    }
+
+
+def build_student(
+    config: TrainConfig | DistillConfig,
+    run: RunFolder,
+    root: Path,
+    collective: Collective,
+    device: torch.device,
+    *,
+    source: TeacherSource | None = None,
+    on_epoch: Callable[[Mapping[str, Any]], None] = lambda figures: None,
+) -> tuple[Student, Progress]:
+    """Everything the loop works with, restored from the run's last checkpoint if there is one."""
+    training = config.training
+    inventories = Inventories.load(config, root)
+    tokens = inventories.target
+    distills = config if isinstance(config, DistillConfig) else None
+    strategy: Strategy | None = None
+    if source is not None:
+        handshake(student_needs(tokens, distills), source.describe())
+        if distills is not None:
+            strategy = _strategy(distills, source, root)
+    splits = build_data(config, root, inventories)
+    torch.manual_seed(training.seed)
+    model = new_model(config, inventories)
+    if isinstance(model, SpeechModel) and isinstance(model.config.normalizer, GlobalNormalizer):
+        limit = model.config.normalizer.max_utterances
+        model.set_normalizer(*channel_statistics(splits["train"], limit))
+    if training.init_encoder_from:
+        load_encoder(model, resolve_checkpoint(root / training.init_encoder_from))
+    model.to(device)
+    optimizer = build_optimizer(model.parameters(), training.optimizer)
+    batches = GlobalBatches(
+        [row.id for row in splits["train"].utterances],
+        splits["train"].sizes,
+        config.data.batches,
+        training.seed,
+    )
+    total_updates = sum(batches.updates_per_epoch(epoch) for epoch in range(training.epochs))
+    if training.max_updates is not None:
+        total_updates = min(total_updates, training.max_updates)
+    schedule = Schedule(training.schedule, total_updates)
+    checkpoints = TrainingCheckpoints(run.path / "checkpoints", training.keep_checkpoints)
+    made_of = {
+        "training_data": manifest_digest(splits["train"].utterances),
+        "teachers": [each.digest for each in source.describe().teachers] if source else [],
+    }
+    if collective.rank == 0:
+        checkpoints.clean()
+    progress, rollouts_in_flight = Progress(), {}
+    latest = checkpoints.latest()
+    if latest is not None:
+        state = checkpoints.restore(latest, model, optimizer)
+        _same_making(run, state.get("made_of", made_of), made_of)
+        schedule.load_dict(state["schedule"])
+        progress = _progress(state["progress"], leads=collective.rank == 0)
+        rollouts_in_flight = checkpoints.rollouts(latest)
+    deadline_s = _deadline_s(config)
+    planner = None
+    if distills is not None:
+        planner = build_planner(
+            distills.distillation, model, seed=training.seed, total_updates=total_updates,
+            epochs=training.epochs, device=device, saved=rollouts_in_flight,
+        )  # fmt: skip
+    pipeline = Pipeline(
+        splits["train"],
+        batches,
+        total_updates=total_updates,
+        # Rollouts are made from weights exactly as many updates old as updates are in flight.
+        lookahead=training.lookahead if planner is None else planner.staleness,
+        rank=collective.rank,
+        world=collective.world,
+        accumulation=training.accumulation,
+        source=source,
+        request=None if distills is None else build_request(distills, deadline_s, strategy),
+        planner=planner,
+        with_audio=source is not None and _teachers_hear(source),
+    )
+
+    source_table = None if inventories.source is None else inventories.source.to_dict()
+
+    def save_best(error: float, epoch: int) -> None:
+        if collective.rank == 0:
+            extra = {"error_rate": error, "epoch": epoch, "run": config.name, **made_of}
+            save_model(
+                run.path / "model", model, tokens=tokens.to_dict(), extra=extra,
+                source_tokens=source_table,
+            )  # fmt: skip
+
+    def save_state(progress: Progress) -> None:
+        totals = SignalStatistics.from_list(collective.sum(progress.statistics.to_list()))
+        in_flight = collective.gather(pipeline.rollouts_in_flight())
+        if collective.rank == 0:
+            state = {
+                "update": progress.update,
+                "progress": {**asdict(progress), "statistics": asdict(totals)},
+                "schedule": schedule.to_dict(),
+                "made_of": made_of,
+            }
+            checkpoints.save(
+                model, optimizer, tokens=tokens.to_dict(), state=state, rollouts=in_flight,
+                source_tokens=source_table,
+            )  # fmt: skip
+        collective.barrier()
+
+    learner = Learner(
+        model=model,
+        forward=collective.wrap(TeacherForcing(model)),
+        criterion=build_criterion(config, tokens),
+        collective=collective,
+        augment=config.data.augment if model.reads == "speech" else None,
+        device=device,
+        seed=training.seed,
+    )
+    reporter: Reporter = run if collective.rank == 0 else Silent()
+    student = Student(
+        learner=learner,
+        optimizer=optimizer,
+        schedule=schedule,
+        pipeline=pipeline,
+        validation=Validation(
+            splits["valid"], 2 * config.data.batches.batch_size, device, training.select_by
+        ),
+        checkpoints=checkpoints,
+        reporter=reporter,
+        training=training,
+        num_teachers=len(source.describe().teachers) if source is not None else 0,
+        trust=_trust(config),
+        signal_timeout_s=deadline_s + 30.0,
+        alpha=_alpha_schedule(config, total_updates),
+        save_best=save_best,
+        save_state=save_state,
+        dump=partial(dump_update, run, config, learner, inventories.target),
+        on_epoch=on_epoch,
+    )
+    return student, progress
+
+
+def _strategy(config: DistillConfig, source: TeacherSource, root: Path) -> Strategy:
+    """The strategy with its table, checked for what it would trust on the student's prefixes."""
+    teachers = source.describe().teachers
+    strategy = resolve_strategy(config.teachers.strategy, [each.digest for each in teachers], root)
+    if config.distillation.selector.type != "never":
+        check_trust_on_rollouts(
+            strategy,
+            num_teachers=len(teachers),
+            labels=all(each.has_ctc for each in teachers),
+            speech=all(each.reads == "speech" for each in teachers),
+        )
+    return strategy
+
+
+def _teachers_hear(source: TeacherSource) -> bool:
+    """Whether requests must carry audio: a store has heard it already."""
+    info = source.describe()
+    return info.source != "store" and any(each.reads == "speech" for each in info.teachers)
+
+
+def _progress(state: dict[str, Any], *, leads: bool) -> Progress:
+    # Rank 0 carries the sum of all workers on; it is summed again at the end.
+    statistics = SignalStatistics(**state.pop("statistics")) if leads else SignalStatistics()
+    return Progress(**{**state, "statistics": statistics})
+
+
+def _same_making(run: RunFolder, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """A run goes on with the data and the teachers that it began with, or not at all."""
+    words = {"training_data": "training manifest (data.train)", "teachers": "teachers"}
+    changed = [
+        f"{words[key]}: digest {before[key]} before, {now[key]} now"
+        for key in words
+        if before[key] != now[key]
+    ]
+    if changed:
+        lines = "\n  ".join(changed)
+        raise RunFolderError(
+            f"{run.path} has a checkpoint that was made of other things:\n  {lines}\n"
+            "Bring them back, give this run another name (name=...), or remove the folder to start "
+            "over."
+        )
+
+
+def _alpha_schedule(
+    config: TrainConfig | DistillConfig, total_updates: int
+) -> Callable[[Update], float | None]:
+    if not isinstance(config, DistillConfig):
+        return lambda update: None
+    section, epochs = config.distillation, config.training.epochs
+    return lambda update: alpha_at(
+        section, HowFar(update.index, total_updates, update.epoch, epochs)
+    )
+
+
+def _trust(config: TrainConfig | DistillConfig) -> Trust:
+    strategy = config.teachers.strategy if isinstance(config, DistillConfig) else None
+    trust: Trust = getattr(strategy, "trust", "ctc_greedy")
+    return trust
+
+
+def _deadline_s(config: TrainConfig | DistillConfig) -> float:
+    if isinstance(config, DistillConfig) and isinstance(config.teachers.source, PoolSource):
+        return config.teachers.source.deadline_s
+    return 600.0

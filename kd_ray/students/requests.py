@@ -1,0 +1,78 @@
+"""What a student asks its teachers about a micro-batch."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from kd_ray.config.commands import DistillConfig
+from kd_ray.config.teachers import Strategy, TrustTable
+from kd_ray.core.contracts import Audio, Fusion, Score, Wanted
+from kd_ray.core.imitation import Items
+from kd_ray.core.trust import TrustError, table_for
+from kd_ray.students.data import Batch
+
+BuildRequest = Callable[[Batch, Items | None], Score | None]
+
+
+def resolve_strategy(strategy: Strategy, digests: Sequence[str], root: Path) -> Strategy:
+    """The strategy with its table of error rates read, in the order of these teachers.
+
+    Raises:
+        TrustError: the table cannot be read, or lacks a teacher.
+    """
+    table: TrustTable | str | None = getattr(strategy, "table", None)
+    if table is None:
+        return strategy
+    if isinstance(table, str):
+        path = root / table
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            table = TrustTable.model_validate(content)
+        except (OSError, ValueError) as error:
+            raise TrustError(
+                f"teachers.strategy.table: {path} is no table of error rates "
+                f"(`kd-ray evaluate` writes them as trust/SPLIT.json): {error}"
+            ) from error
+    return strategy.model_copy(update={"table": table_for(table, digests)})
+
+
+def build_request(
+    config: DistillConfig, deadline_s: float, strategy: Strategy | None = None
+) -> BuildRequest:
+    """Teacher-forced scoring along the references, or along the prefixes of `items`.
+
+    With items, the request has one row for each that teachers are asked about, and there is none at
+    all (None) where that is nobody. `strategy`: that of the configuration, resolved.
+    """
+    fusion = Fusion(
+        strategy=strategy or config.teachers.strategy,
+        temperature=config.distillation.temperature,
+        compatibility=config.distillation.compatibility,
+        max_strings=config.distillation.max_strings,
+        dtype=config.teachers.dtype,
+    )
+    wanted: set[Wanted] = set()
+    if config.distillation.ctc_weight < 1:
+        wanted.add("tokens")
+    if config.distillation.ctc_weight > 0:
+        wanted.add("labels")
+
+    def request(batch: Batch, items: Items | None) -> Score | None:
+        asked = batch
+        if items is not None:
+            rows = items.asked_rows
+            if not len(rows):
+                return None
+            asked = batch.take(items.utterance[rows])
+        return Score(
+            utterance_ids=asked.utterance_ids,
+            audio=asked.audio if asked.audio is not None else Audio.of([]),
+            texts=asked.texts,
+            references=asked.references,
+            prefix=None if items is None else items.asked_prefix(),
+            fusion=fusion,
+            wanted=frozenset(wanted),
+            deadline_s=deadline_s,
+        )
+
+    return request

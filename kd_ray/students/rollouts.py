@@ -1,0 +1,159 @@
+"""The student's own prefixes: who gets one, how it is written, and what the decoder then reads.
+
+Shapes: B utterances, R items.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from kd_ray.config.teachers import Distillation
+from kd_ray.core.imitation import (
+    Items,
+    plan_items,
+    rollout_caps,
+    rows_to_roll_out,
+    uniform_draws,
+)
+from kd_ray.core.schedules import Progress, beta_at
+from kd_ray.core.targets import IntArray
+from kd_ray.models.decoding import attention_beam, attention_greedy, attention_sample
+from kd_ray.models.sequence_model import SequenceModel
+from kd_ray.students.data import Batch
+
+Rollouts = dict[str, list[int]]
+"""What the student wrote, without begin and end symbols, by utterance id."""
+
+
+class NoSuchRollout(ValueError):
+    """A way of choosing or keeping rollouts that students do not have yet."""
+
+
+@dataclass
+class Planner:
+    """Decides for each micro-batch what the decoder reads, and writes the rollouts for it.
+
+    `saved` are rollouts that were in flight when the run was stopped, by update: they were made
+    from weights that are gone, and stand in for new ones.
+    """
+
+    config: Distillation
+    model: SequenceModel
+    seed: int
+    total_updates: int
+    epochs: int
+    device: torch.device
+    saved: Mapping[str, Rollouts]
+
+    @property
+    def staleness(self) -> int:
+        """Updates between the weights that write a rollout and those that learn from it."""
+        return self.config.staleness
+
+    def progress(self, update: int, epoch: int) -> Progress:
+        """How far the run is before this update."""
+        return Progress(update, self.total_updates, epoch, self.epochs)
+
+    def beta(self, update: int, epoch: int) -> float:
+        """The probability that a sentence keeps its data prefix in this update."""
+        if self.config.beta is None:
+            return 0.0 if self.config.selector.type == "always" else 1.0
+        return beta_at(self.config.beta, self.progress(update, epoch))
+
+    def plan(self, batch: Batch, update: int, epoch: int) -> tuple[Items, Rollouts]:
+        """The items of a micro-batch, and the rollouts among them."""
+        beta = self.beta(update, epoch)
+        chosen = rows_to_roll_out(
+            self.config.selector, batch.utterance_ids, beta=beta, seed=self.seed, update=update
+        )
+        rows = np.flatnonzero(chosen)
+        written = self._write(batch, rows, update)
+        config = self.config
+        items = plan_items(
+            config.selector,
+            batch.references,
+            dict(zip(rows.tolist(), written, strict=True)),
+            beta=beta,
+            learns_gold=config.smallest_alpha < 1.0,
+            ask_on_data=config.data_target != "own",
+            ask_every_utterance=config.ctc_weight > 0 and config.largest_alpha > 0,
+        )
+        names = [batch.utterance_ids[row] for row in rows]
+        return items, dict(zip(names, written, strict=True))
+
+    def _write(self, batch: Batch, rows: IntArray, update: int) -> list[list[int]]:
+        """What the student writes for these rows; those of an interrupted run as they were."""
+        if not len(rows):
+            return []
+        kept = self.saved.get(str(update))
+        if kept is not None:
+            return [list(kept[batch.utterance_ids[row]]) for row in rows]
+        return self._decode(batch.take(rows), update)
+
+    @torch.no_grad()
+    def _decode(self, batch: Batch, update: int) -> list[list[int]]:
+        """Rollouts of clean input, in eval mode unless dropout is asked for."""
+        config = self.config.rollout
+        was_training = self.model.training
+        self.model.train(config.dropout)
+        seeds = _seeds(batch.utterance_ids, self.seed, update)
+        # Dropout while decoding has to repeat itself; training seeds its own before each pass.
+        torch.manual_seed(seeds[0])
+        try:
+            return self._decode_rows(batch, seeds)
+        finally:
+            self.model.train(was_training)
+
+    def _decode_rows(self, batch: Batch, seeds: Sequence[int]) -> list[list[int]]:
+        config, model = self.config.rollout, self.model
+        longest = int(batch.lengths.max())
+        lengths = batch.lengths.to(self.device)
+        inputs = batch.inputs[:, :longest].to(self.device)
+        encoded = model.encode(model.normalize(inputs, lengths), lengths)
+        limits = torch.from_numpy(rollout_caps(config, encoded.lengths.cpu().numpy()))
+        if config.decoding == "sample":
+            return attention_sample(
+                model, encoded, limits, seeds=seeds, top_k=config.top_k,
+                temperature=config.temperature,
+            )  # fmt: skip
+        if config.decoding == "beam":
+            assert config.beam_size is not None
+            best = attention_beam(model, encoded, limits, beam_size=config.beam_size)
+            return [list(hypotheses[0].tokens) for hypotheses in best]
+        return attention_greedy(model, encoded, limits)
+
+
+def build_planner(
+    config: Distillation,
+    model: SequenceModel,
+    *,
+    seed: int,
+    total_updates: int,
+    epochs: int,
+    device: torch.device,
+    saved: Mapping[str, Rollouts],
+) -> Planner | None:
+    """The planner of a run; None where every sentence is read along its reference.
+
+    Raises:
+        NoSuchRollout: a selector or a reuse of rollouts that students do not have yet.
+    """
+    if config.selector.type == "never" and config.data_target == "distribution":
+        return None
+    if config.selector.type == "quality":
+        raise NoSuchRollout(
+            "distillation.selector 'quality' needs the teachers' own translations during training, "
+            "which sources do not give yet; take 'beta', 'both' or 'always'"
+        )
+    if config.rollout.reuse_updates or config.rollout.aggregate:
+        raise NoSuchRollout(
+            "distillation.rollout.reuse_updates and aggregate are not there yet; leave them out"
+        )
+    return Planner(config, model, seed, total_updates, epochs, device, saved)
+
+
+def _seeds(utterance_ids: Sequence[str], seed: int, update: int) -> list[int]:
+    draws = uniform_draws("sampling", utterance_ids, seed, update)
+    return [int(draw * 2**53) for draw in draws]

@@ -1,0 +1,44 @@
+"""Runs of tiny trainings, and what they left behind."""
+
+import socket
+
+import torch
+from safetensors.torch import load_file
+
+from kd_ray.evaluation.run_folder import RunFolder, read_json_lines
+from kd_ray.students.collective import Alone
+from kd_ray.students.session import run_session
+
+
+def run(config, root, collective=None, source=None):
+    RunFolder(root, config.name).open(config)
+    return run_session(
+        config,
+        root=root,
+        collective=collective or Alone(),
+        device=torch.device("cpu"),
+        source=source,
+    )
+
+
+def last_weights(root, name):
+    folders = sorted((root / "runs" / name / "checkpoints").glob("update-*"))
+    return load_file(folders[-1] / "model" / "model.safetensors")
+
+
+def train_lines(root, name):
+    lines = read_json_lines(root / "runs" / name / "metrics.jsonl")
+    timings = ("data_s", "rollout_s", "teacher_wait_s", "student_s", "seconds")
+    return [{key: value for key, value in line.items() if key not in timings} for line in lines]
+
+
+def assert_close(first, second, tolerance):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=0, atol=tolerance, msg=name)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
