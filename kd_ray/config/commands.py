@@ -14,7 +14,7 @@ from kd_ray.config.data import (
     TokenSource,
 )
 from kd_ray.config.evaluation import BleuTokenizer, CascadeSystem, Head, Protocol, SystemList
-from kd_ray.config.model import Model, Recognizer
+from kd_ray.config.model import Model, Recognizer, SpeechToText, TextToText
 from kd_ray.config.teachers import Distillation, Teachers
 from kd_ray.config.training import Supervised, Training, Workers
 
@@ -41,6 +41,31 @@ class PrepareConfig(Section):
     on_bad_row: Literal["fail", "skip"] = "fail"
 
 
+def _check_model(
+    model: Model, data: Data, training: Training, ctc_weight: float, where: str
+) -> None:
+    """Refuse a loss, tokens or a choice of the best model that the architecture cannot have."""
+    has_ctc = isinstance(model, Recognizer) or (isinstance(model, SpeechToText) and model.ctc)
+    if ctc_weight > 0 and not has_ctc:
+        more = ", or model.ctc to true" if isinstance(model, SpeechToText) else ""
+        raise ValueError(
+            f"{where} is {ctc_weight:g}, and this {model.type} model has no CTC head; set "
+            f"{where} to 0{more}"
+        )
+    if isinstance(model, TextToText) and data.source_tokens is None:
+        raise ValueError(
+            f"data.source_tokens is needed: a text_to_text model reads {data.source_column}, whose "
+            "token file `kd-ray prepare` makes (inventories)"
+        )
+    translates, scored = data.column == "translation", training.select_by in ("bleu", "chrf++")
+    if translates != scored or (training.select_by == "ctc" and not has_ctc):
+        allowed = "bleu or chrf++" if translates else "attention" + " or ctc" * has_ctc
+        raise ValueError(
+            f"training.select_by is {training.select_by!r}; with data.column {data.column!r} and "
+            f"this model, allowed: {allowed}"
+        )
+
+
 class TrainConfig(Section):
     """`kd-ray train`: a model from references alone."""
 
@@ -51,6 +76,11 @@ class TrainConfig(Section):
     loss: Supervised = Supervised()
     training: Training = Training()
     workers: Workers = Workers()
+
+    @model_validator(mode="after")
+    def _model_fits(self) -> Self:
+        _check_model(self.model, self.data, self.training, self.loss.ctc_weight, "loss.ctc_weight")
+        return self
 
 
 class TeacherOverrides(Section):
@@ -115,6 +145,14 @@ class DistillConfig(Section):
     distillation: Distillation = Distillation()
     training: Training = Training()
     workers: Workers = Workers()
+
+    @model_validator(mode="after")
+    def _model_fits(self) -> Self:
+        _check_model(
+            self.model, self.data, self.training, self.distillation.ctc_weight,
+            "distillation.ctc_weight",
+        )  # fmt: skip
+        return self
 
 
 class EvaluateConfig(Section):

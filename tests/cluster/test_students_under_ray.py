@@ -64,6 +64,29 @@ def test_pool_and_local_give_the_same_loss(local_ray, tiny_root):
     local.close()
 
 
+def test_experts_in_the_pool_score_the_same_rollouts_as_in_this_process(local_ray, tiny_root):
+    experts = tiny.make_experts(tiny_root)
+    losses = {}
+    for source in ({"type": "local"}, {"type": "pool", "hosts": 2, "batching": "per_request"}):
+        name = f"imitate-{source['type']}"
+        config = tiny.distill_config(
+            name,
+            experts,
+            **tiny.PLAIN_SGD,
+            teachers__source=source,
+            teachers__reads="phones",
+            teachers__strategy={"type": "average"},
+            distillation={"preset": "imitkd_full", "beta": {"type": "linear"}, "staleness": 1},
+        )
+        run_training(config, tiny_root)
+        lines = read_json_lines(tiny_root / "runs" / name / "metrics.jsonl")
+        train = [line for line in lines if line["kind"] == "train"]
+        losses[source["type"]] = [(line["loss"], line["replaced_share"]) for line in train]
+    assert losses["local"][-1][1] > 0
+    for mine, theirs in zip(losses["local"], losses["pool"], strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-5)
+
+
 def test_student_equal_to_its_teacher_has_nothing_to_learn_from_any_source(local_ray, tiny_root):
     result = selftest(tiny.distill_config("self", "teachers.txt"), tiny_root)
     assert [check.source for check in result.checks] == ["local", "store", "pool"]

@@ -193,3 +193,41 @@ def test_root_is_the_variable_or_the_working_folder(tmp_path, monkeypatch):
     assert root_folder() == tmp_path.resolve()
     monkeypatch.setenv("KD_RAY_ROOT", "/somewhere")
     assert str(root_folder()) == "/somewhere"
+
+
+SPEECH = {"type": "speech_to_text"}
+TEXT = {"type": "text_to_text"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": SPEECH}, r"loss.ctc_weight is 0.3.*speech_to_text.*or model.ctc to true"),
+        ({"model": SPEECH, "loss": {"ctc_weight": 0}, "training": {"select_by": "ctc"}},
+         "allowed: attention$"),
+        ({"model": {**SPEECH, "ctc": True}, "training": {"select_by": "bleu"}},
+         "allowed: attention or ctc"),
+        ({"model": TEXT, "loss": {"ctc_weight": 0}}, "data.source_tokens is needed"),
+    ],
+)  # fmt: skip
+def test_what_an_architecture_cannot_have_is_refused(changes, words):
+    content = {
+        "command": "train",
+        "name": "x",
+        "data": {"train": "t.parquet", "valid": "v.parquet", "tokens": "t.json"},
+    }
+    with pytest.raises(ConfigError, match=words):
+        check({**content, **changes}, "test")
+
+
+def test_translations_are_selected_by_translation_scores():
+    content = {
+        "command": "train",
+        "name": "x",
+        "data": {"train": "t", "valid": "v", "tokens": "t.json", "column": "translation"},
+        "model": SPEECH,
+        "loss": {"ctc_weight": 0},
+    }
+    with pytest.raises(ConfigError, match=r"select_by is 'attention'.*allowed: bleu or chrf\+\+"):
+        check(content, "test")
+    check({**content, "training": {"select_by": "chrf++"}}, "test")
