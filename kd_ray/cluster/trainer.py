@@ -202,6 +202,7 @@ def _start_pool(
     # More than one worker makes a group, whose cleaner needs the dashboard.
     ensure_ray(cpus=max(cpus, os.cpu_count() or 1), dashboard=workers.count > 1)
     folders = read_teacher_list(config.teachers.list, root)
+    logger.info("%s: starting %d teacher hosts", config.name, min(hosts, len(folders)))
     pool = TeacherPool.start(folders, section)
     run.event("pool_started", hosts=section.hosts, teachers=len(folders))
     return pool

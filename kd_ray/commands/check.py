@@ -144,6 +144,9 @@ def _check_distill(config: DistillConfig, root: Path, found: Findings) -> None:
     source = config.teachers.source
     infos: list[TeacherInfo] | None = None
     store: TargetStore | None = None
+    if config.teachers.list is not None and isinstance(source, StoreSource):
+        # Also where the store cannot be opened: all problems at once.
+        found.attempt(read_teacher_list, config.teachers.list, root)
     if isinstance(source, StoreSource):
         store = found.attempt(TargetStore.open, root / source.path)
         if store is not None:
@@ -157,6 +160,11 @@ def _check_distill(config: DistillConfig, root: Path, found: Findings) -> None:
         )
     else:
         _check_workers(config.workers, 0.0, 0.0, found)
+    if infos is not None and hosts > len(infos):
+        found.notes.append(
+            f"teachers.source.hosts is {hosts}, and there are {len(infos)} teachers: a host needs "
+            f"at least one, so {len(infos)} are started"
+        )
     if data is None or infos is None:
         return
     tokens, train = data

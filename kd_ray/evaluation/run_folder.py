@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_ray.config.base import Section
-from kd_ray.config.load import dump
+from kd_ray.config.load import ConfigError, check, dump
 
 _PACKAGES = ("kd-ray", "ray", "torch", "torchaudio", "numpy", "pyarrow", "pydantic")
 
@@ -46,7 +46,7 @@ class RunFolder:
         wanted = dump(config)
         path = self.path / "config.json"
         if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = _filled_in(json.loads(path.read_text(encoding="utf-8")))
             differences = _differences(before, json.loads(wanted))
             if differences:
                 shown = "\n  ".join(differences[:12])
@@ -177,6 +177,14 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
+
+
+def _filled_in(content: dict[str, Any]) -> Any:
+    """With the defaults of keys that an older version did not know; as it is if it has others."""
+    try:
+        return json.loads(dump(check(content, "config.json")))
+    except ConfigError:
+        return content
 
 
 def _differences(before: Any, after: Any, key: str = "") -> list[str]:

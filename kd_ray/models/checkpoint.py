@@ -174,7 +174,7 @@ def load_encoder(model: SequenceModel, folder: Path) -> None:
             "read speech start from another's encoder"
         )
     folder = _existing(folder)
-    theirs = read_config(folder).get("architecture", {})
+    theirs = _filled_in(read_config(folder).get("architecture", {}))
     mine = model.config.model_dump(mode="json")
     differences = [
         f"{part}.{key}: {folder.name} has {theirs.get(part, {}).get(key)!r}, the model {value!r}"
@@ -195,6 +195,14 @@ def load_encoder(model: SequenceModel, folder: Path) -> None:
     }
     _check_fit(weights, model.encoder.state_dict(), f"the encoder in {folder / WEIGHTS} is broken")
     model.encoder.load_state_dict(weights)
+
+
+def _filled_in(architecture: dict[str, Any]) -> dict[str, Any]:
+    """With the defaults of keys that an older version did not know, if it is known at all."""
+    try:
+        return _MODELS.validate_python(architecture).model_dump(mode="json")
+    except ValidationError:
+        return architecture
 
 
 def checkpoint_digest(folder: Path) -> str:

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 ANY_FRONT_END = "any"
 """For `check_rows`: imported features are good whichever front end made them."""
 
+_MANY = 50
+"""Rows with one and the same fault that a report sums up in a line."""
 _THREADS = 8
 """libsndfile releases the interpreter lock; on network disks the waiting overlaps."""
 
@@ -62,10 +64,28 @@ class BadRowsError(ValueError):
 
 
 def report(bad_rows: Sequence[BadRow]) -> str:
-    """Every bad row, a line each, under a line that counts them."""
+    """Every bad row, a line each, under a line that counts them; one line for a fault of many."""
     rows = len({bad.row for bad in bad_rows})
-    lines = [f"  row {bad.row}, {bad.id}: {bad.reason}" for bad in bad_rows]
-    return "\n".join([f"{rows} bad rows, {len(bad_rows)} faults", *lines])
+    by_reason: dict[str, list[BadRow]] = {}
+    for bad in bad_rows:
+        by_reason.setdefault(bad.reason, []).append(bad)
+    # A fault that many rows share (a column that is not there) is one line, not a screenful.
+    shared = {reason for reason, found in by_reason.items() if len(found) >= _MANY}
+    lines = [
+        f"  {len(by_reason[reason])} rows, from row {by_reason[reason][0].row}, "
+        f"{by_reason[reason][0].id}, to row {by_reason[reason][-1].row}, "
+        f"{by_reason[reason][-1].id}: {reason}"
+        for reason in by_reason
+        if reason in shared
+    ]
+    lines += [
+        f"  row {bad.row}, {bad.id}: {bad.reason}" for bad in bad_rows if bad.reason not in shared
+    ]
+    words = (
+        f"{rows} bad row{'s' * (rows != 1)}",
+        f"{len(bad_rows)} fault{'s' * (len(bad_rows) != 1)}",
+    )
+    return "\n".join([", ".join(words), *lines])
 
 
 def good_rows(

@@ -48,6 +48,8 @@ def run_session(
         if progress.update:
             run.event("resumed", update=progress.update)
             logger.info("%s: resumed at update %d", run.name, progress.update)
+        else:
+            logger.info("%s: %d updates to go", run.name, student.pipeline.total_updates)
     collective.barrier()
     train(student, progress)
     progress.statistics = SignalStatistics.from_list(collective.sum(progress.statistics.to_list()))

@@ -147,3 +147,13 @@ def test_a_torn_last_line_is_left_out(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text(json.dumps({"update": 1}) + '\n{"upda')
     assert read_json_lines(path) == [{"update": 1}]
+
+
+def test_a_run_folder_of_an_older_version_goes_on_with_the_new_defaults(tiny_root):
+    config = tiny.train_config("older")
+    run_folder = RunFolder(tiny_root, "older").open(config)
+    path = run_folder.path / "config.json"
+    content = json.loads(path.read_text())
+    del content["data"]["source_column"]
+    path.write_text(json.dumps(content))
+    run_folder.open(config)

@@ -171,6 +171,14 @@ def test_an_encoder_starts_from_another_models(tmp_path: Path) -> None:
         assert torch.equal(value, expected[name]), name
 
 
+def test_an_encoder_of_an_older_version_has_the_new_defaults(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "best", seed=8)
+    config = json.loads((folder / "config.json").read_text())
+    del config["architecture"]["front_end"]["snip_edges"]
+    (folder / "config.json").write_text(json.dumps(config))
+    load_encoder(tiny_model(), folder)
+
+
 def test_an_encoder_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
     folder = saved(tmp_path / "best", rnn="lstm")
     with pytest.raises(CheckpointError, match=r"encoder\.rnn: best has 'lstm', the model 'gru'"):

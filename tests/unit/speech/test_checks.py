@@ -179,3 +179,14 @@ def test_headers_of_a_thousand_rows_are_checked_quickly(root: Path) -> None:
     start = time.perf_counter()
     assert _check(rows, root) == []
     assert time.perf_counter() - start < 1.5
+
+
+def test_a_fault_of_many_rows_is_one_line_and_the_others_stay_apart() -> None:
+    bad = [BadRow(f"u{row}", "missing text: phones is null", row) for row in range(60)]
+    text = report([*bad, BadRow("u3", "empty audio", 3)])
+    assert text.splitlines() == [
+        "60 bad rows, 61 faults",
+        "  60 rows, from row 0, u0, to row 59, u59: missing text: phones is null",
+        "  row 3, u3: empty audio",
+    ]
+    assert report(bad[:1]).startswith("1 bad row, 1 fault\n  row 0, u0: ")
