@@ -1,6 +1,5 @@
 """The page's part about runs: what differs, how each went, and how to repeat it."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -193,8 +192,11 @@ def _signal(run: Run) -> Html:
             rows.append((name, f"{100 * share:.1f} % of utterances", share > TIES_WARNING))
     signal = run.summary.get("signal")
     for key, value in flatten(signal if isinstance(signal, Mapping) else {}).items():
+        if key == "teacher_s" and not value:
+            continue  # Out of a store: no teacher ran.
         text = f"{value:.3g}" if isinstance(value, float) else as_text(value)
-        rows.append((key.replace("_", " "), text, False))
+        name = "seconds of teacher computation" if key == "teacher_s" else key.replace("_", " ")
+        rows.append((name, text, False))
     if not rows:
         return Html("")
     lines = [
@@ -238,12 +240,6 @@ def _events(run: Run) -> Html:
 
 
 def _repeat(run: Run) -> Html:
-    started = run.environment.get("command")
-    words = started if isinstance(started, list) else []
     return h(
-        "<h4>Repeat it, under another name</h4><pre>{command}</pre>{started}",
-        command=run.repeat_command(),
-        started=h('<p class="note">Started by <code>{c}</code></p>', c=shlex.join(map(str, words)))
-        if words
-        else "",
+        "<h4>Repeat it, under another name</h4><pre>{command}</pre>", command=run.repeat_command()
     )
