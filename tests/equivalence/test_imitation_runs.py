@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from tiny_runs import assert_close, free_port, last_weights, run, train_lines
 
 from kd_ray.core.trust import TrustError
 from kd_ray.students import loop, rollouts, step
 from kd_ray.students.collective import ProcessGroup
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.teacher import load_teachers
-from tiny_runs import assert_close, free_port, last_weights, run, train_lines
 
 STUDENT = {
     "type": "speech_to_text",

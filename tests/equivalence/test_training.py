@@ -8,13 +8,13 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
+from tiny_runs import assert_close, free_port, last_weights, run, train_lines
 
 from kd_ray.evaluation.run_folder import RunFolder, RunFolderError, read_json_lines
 from kd_ray.students import loop
 from kd_ray.students.collective import ProcessGroup
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.teacher import load_teachers
-from tiny_runs import assert_close, free_port, last_weights, run, train_lines
 
 EXACT = {**tiny.PLAIN_SGD, "training__max_updates": 10, "training__epochs": 4}
 """Ten plain SGD steps without dropout: what rounding leaves is all that may differ."""
