@@ -14,7 +14,7 @@ import ray
 import torch
 
 from kd_ray.config.teachers import PoolSource as PoolSettings
-from kd_ray.core.contracts import Audio, Score, TeacherInfo, TeachersInfo
+from kd_ray.core.contracts import Audio, Generate, Score, TeacherInfo, TeachersInfo
 from kd_ray.teachers.answers import HostAnswer
 from kd_ray.teachers.host import HostStatus, ScoringTeacher, TeacherHost
 from kd_ray.teachers.policies import deal
@@ -96,9 +96,9 @@ class HostProcess:
         node = ray.get_runtime_context().get_node_id()
         return HostArrival(self._host.infos, os.getpid(), node)
 
-    async def score(self, audio: Audio, question: Score) -> HostAnswer:
+    async def answer(self, audio: Audio, question: Score | Generate) -> HostAnswer:
         """Answer `question`, whose audio travels beside it (one object for all hosts)."""
-        return await self._host.score(dataclasses.replace(question, audio=audio))
+        return await self._host.answer(dataclasses.replace(question, audio=audio))
 
     async def status(self) -> HostStatus:
         """Queue and counters."""

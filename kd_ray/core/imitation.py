@@ -134,10 +134,15 @@ def rollout_caps(config: Rollout, encoder_lengths: IntArray) -> IntArray:
 
     `min(max_length, max_length_ratio * encoder positions)`, rounded up, at least 1.
     """
-    caps = np.full(len(encoder_lengths), config.max_length, dtype=np.int64)
-    if config.max_length_ratio is not None:
-        ratio = np.ceil(config.max_length_ratio * np.asarray(encoder_lengths)).astype(np.int64)
-        caps = np.minimum(caps, np.maximum(ratio, 1))
+    return length_caps(config.max_length, config.max_length_ratio, encoder_lengths)
+
+
+def length_caps(max_length: int, ratio: float | None, encoder_lengths: IntArray) -> IntArray:
+    """(B,) `min(max_length, ratio * encoder positions)`, rounded up, at least 1."""
+    caps = np.full(len(encoder_lengths), max_length, dtype=np.int64)
+    if ratio is not None:
+        scaled = np.ceil(ratio * np.asarray(encoder_lengths)).astype(np.int64)
+        caps = np.minimum(caps, np.maximum(scaled, 1))
     return caps
 
 

@@ -27,7 +27,7 @@ class MicroBatch:
     items: Items | None = None
     rollouts: Rollouts = field(default_factory=dict)
     """What the student wrote for these utterances, by id."""
-    pending: PendingSignal | None = None
+    pending: PendingSignal[Signal] | None = None
     asked: bool = False
 
 

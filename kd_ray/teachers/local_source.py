@@ -6,14 +6,23 @@ import dataclasses
 import math
 import threading
 from collections.abc import Sequence
+from typing import Generic, cast
 
-from kd_ray.core.contracts import PendingSignal, Score, Signal, TeachersInfo
+from kd_ray.core.contracts import (
+    Answer,
+    Answer_co,
+    Generate,
+    PendingSignal,
+    Request,
+    Score,
+    TeachersInfo,
+)
 from kd_ray.teachers.answers import Ledger, OnEvent, check_request
 from kd_ray.teachers.host import ScoringTeacher, TeacherHost
 
 
 class LocalSource:
-    """A `TeacherSource` whose teachers score on a worker thread of this process.
+    """A `TeacherSource` whose teachers work on a worker thread of this process.
 
     Requests are never mixed, so answers repeat bit for bit. There is no deadline: nobody else can
     take a local teacher's place.
@@ -49,9 +58,9 @@ class LocalSource:
         """Requests, signals and losses so far."""
         return dict(self._ledger.counts)
 
-    def ask(self, request: Score) -> PendingSignal:
+    def ask(self, request: Request[Answer]) -> PendingSignal[Answer]:
         """Hand the request to the worker thread; returns at once."""
-        check_request(request)
+        check_request(request, len(self._info.teachers))
         if not self._thread.is_alive():
             raise RuntimeError("this local source is closed")
         self._ledger.counts["requests"] += 1
@@ -70,8 +79,9 @@ class LocalSource:
         self._thread.join()
         self._loop.close()
 
-    async def _signal(self, request: Score) -> Signal:
-        answer = await self._host.score(dataclasses.replace(request, deadline_s=math.inf))
+    async def _signal(self, request: Request[Answer]) -> Answer:
+        question = cast(Score | Generate, request)
+        answer = await self._host.answer(dataclasses.replace(question, deadline_s=math.inf))
         return self._ledger.conclude(request, [answer])
 
     async def _stop(self) -> None:
@@ -82,14 +92,14 @@ class LocalSource:
         await self._host.close()
 
 
-class _LocalPending:
-    """A signal that the worker thread is making."""
+class _LocalPending(Generic[Answer_co]):
+    """An answer that the worker thread is making."""
 
-    def __init__(self, future: "concurrent.futures.Future[Signal]") -> None:
+    def __init__(self, future: "concurrent.futures.Future[Answer_co]") -> None:
         self._future = future
 
-    def result(self, timeout_s: float) -> Signal:
-        """Wait for the signal; `TimeoutError` when it takes longer."""
+    def result(self, timeout_s: float) -> Answer_co:
+        """Wait for it; `TimeoutError` when it takes longer."""
         try:
             return self._future.result(timeout_s)
         except TimeoutError:

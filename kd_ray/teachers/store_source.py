@@ -4,9 +4,19 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import replace
+from typing import cast
 
 from kd_ray.config.data import TextColumn
-from kd_ray.core.contracts import Busy, Score, Signal, TeachersInfo, View
+from kd_ray.core.contracts import (
+    Answer,
+    Busy,
+    PendingSignal,
+    Request,
+    Score,
+    Signal,
+    TeachersInfo,
+    View,
+)
 from kd_ray.core.strategies import fuse
 from kd_ray.speech.manifest import Utterance
 from kd_ray.teachers.store.index import some
@@ -63,15 +73,21 @@ class StoreSource:
         """The selected teachers, numbered in the order of the selection."""
         return self._info
 
-    def ask(self, request: Score) -> "PendingStoreSignal":
+    def ask(self, request: Request[Answer]) -> PendingSignal[Answer]:
         """Start reading; returns at once.
 
         Raises:
             Busy: over the byte budget.
-            ValueError: the request means other audio or another prefix than what is stored.
+            ValueError: the request is no `Score`, or means other audio or another prefix than what
+                is stored.
         """
         if self._closed:
             raise RuntimeError("this source was closed")
+        if not isinstance(request, Score):
+            raise ValueError(
+                f"a target store holds scores and answers Score, not {type(request).__name__}: its "
+                "teachers are not here to write; take teachers.source.type local or pool"
+            )
         self._check(request)
         num_bytes = self._estimate_bytes(request)
         with self._lock:
@@ -82,7 +98,7 @@ class StoreSource:
                 )
             self._in_flight_bytes += num_bytes
         future = self._reader.submit(self._answer, request)
-        return PendingStoreSignal(self, future, num_bytes)
+        return cast(PendingSignal[Answer], PendingStoreSignal(self, future, num_bytes))
 
     def close(self) -> None:
         """Stop reading; signals that were not begun are given up."""
