@@ -39,6 +39,7 @@ from kd_ray.core.contracts import (
 from kd_ray.teachers.answers import HostAnswer, Ledger, OnEvent, asked_alone, check_request
 from kd_ray.teachers.batching import Expired
 from kd_ray.teachers.policies import LeaveOut, Refuse, judge_admission, judge_host
+from kd_ray.teachers.transcriber import TranscriberSpec
 
 __all__ = ["PoolAddress", "PoolPending", "PoolSource", "PoolStartError", "TeacherPool"]
 
@@ -75,6 +76,7 @@ class TeacherPool:
         settings: PoolSettings,
         *,
         load: Loader = load_from_folders,
+        recognizer: TranscriberSpec | None = None,
     ) -> Self:
         """Start the hosts, deal the teachers to them, and wait until every teacher is loaded.
 
@@ -82,11 +84,12 @@ class TeacherPool:
             folders: checkpoint folders of the teachers, in the order of the list.
             settings: section `teachers.source` of the configuration.
             load: makes teachers of folders, in the host's process.
+            recognizer: transcribes for text teachers; every host loads it.
 
         Raises:
             PoolStartError: naming the host, its teachers and the reason; nothing stays behind.
         """
-        starter = HostStarter(folders, settings, load)
+        starter = HostStarter(folders, settings, load, recognizer)
         handles: list[HostHandle] = []
         try:
             for name, indices in starter.placement.items():

@@ -32,6 +32,7 @@ from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.store import TargetStore
 from kd_ray.teachers.store_source import StoreSource
 from kd_ray.teachers.teacher import load_teachers
+from kd_ray.teachers.transcriber import load_transcriber, transcriber_spec
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +186,11 @@ def open_source(
         assert job.pool is not None
         return PoolSource(job.pool, on_event=on_event)
     assert folders is not None
-    return LocalSource(load_teachers(folders, str(device)), on_event=on_event)
+    return LocalSource(
+        load_teachers(folders, str(device)),
+        on_event=on_event,
+        transcriber=load_transcriber(transcriber_spec(config.teachers, job.root), str(device)),
+    )
 
 
 def _start_pool(
@@ -203,6 +208,6 @@ def _start_pool(
     ensure_ray(cpus=max(cpus, os.cpu_count() or 1), dashboard=workers.count > 1)
     folders = read_teacher_list(config.teachers.list, root)
     logger.info("%s: starting %d teacher hosts", config.name, min(hosts, len(folders)))
-    pool = TeacherPool.start(folders, section)
+    pool = TeacherPool.start(folders, section, recognizer=transcriber_spec(config.teachers, root))
     run.event("pool_started", hosts=section.hosts, teachers=len(folders))
     return pool

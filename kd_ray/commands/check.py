@@ -32,6 +32,7 @@ from kd_ray.speech.tokens import Tokens
 from kd_ray.students.assembly import read_split, student_needs
 from kd_ray.teachers.store import TargetStore, estimate_bytes
 from kd_ray.teachers.teacher import load_teachers
+from kd_ray.teachers.transcriber import load_transcriber, transcriber_spec
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +170,10 @@ def _check_distill(config: DistillConfig, root: Path, found: Findings) -> None:
         return
     tokens, train = data
     needs = student_needs(tokens, config)
-    found.attempt(handshake, needs, TeachersInfo(tuple(infos), source=source.type))
+    transcriber = found.attempt(load_transcriber, transcriber_spec(config.teachers, root))
+    recognizer = None if transcriber is None else transcriber.info
+    offered = TeachersInfo(tuple(infos), source=source.type, recognizer=recognizer)
+    found.attempt(handshake, needs, offered)
     if store is not None:
         found.attempt(_check_coverage, store, train, infos, config)
     found.notes.append(_estimates(config, tokens, train, len(infos), hosts))

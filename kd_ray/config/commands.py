@@ -14,6 +14,7 @@ from kd_ray.config.data import (
     TokenSource,
 )
 from kd_ray.config.evaluation import BleuTokenizer, CascadeSystem, Head, Protocol, SystemList
+from kd_ray.config.imitation import PRESETS
 from kd_ray.config.model import Model, Recognizer, SpeechToText, TextToText
 from kd_ray.config.teachers import Distillation, Teachers
 from kd_ray.config.training import Supervised, Training, Workers
@@ -152,6 +153,20 @@ class DistillConfig(Section):
             self.model, self.data, self.training, self.distillation.ctc_weight,
             "distillation.ctc_weight",
         )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _the_preset_knows_what_teachers_read(self) -> Self:
+        preset, reads = self.distillation.preset, self.teachers.reads
+        if preset is None or reads != "asr_transcript":
+            return self
+        allowed = PRESETS[preset].teacher_reads
+        if reads not in allowed:
+            raise ValueError(
+                f"teachers.reads is {reads!r}, but in preset {preset!r} teachers read "
+                f"{' or '.join(map(repr, allowed)) or 'nothing'}; take 'kd_transcripts' or "
+                "'imitkd_transcripts', or leave the preset out"
+            )
         return self
 
 

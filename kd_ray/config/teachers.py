@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from kd_ray.config.base import Section
 from kd_ray.config.data import TextColumn
+from kd_ray.config.evaluation import Head
 from kd_ray.config.imitation import (
     PRESETS,
     BetaSchedule,
@@ -184,6 +185,22 @@ class PoolSource(Section):
 Source = Annotated[LocalSource | StoreSource | PoolSource, Field(discriminator="type")]
 
 
+class OnTheFly(Section):
+    """A recogniser whose transcripts text teachers read, made while the student trains."""
+
+    system: str
+    """Run or checkpoint folder of a recogniser that writes words."""
+    decoding: Head = "attention"
+    """How the transcript is found."""
+    beam_size: int = Field(5, ge=1)
+    """`beam` only; likewise `length_penalty`."""
+    length_penalty: float = Field(1.0, ge=0)
+    max_tokens: int | None = Field(None, ge=1)
+    """Longest transcript; null: encoder frames."""
+    cache_utterances: int = Field(100_000, ge=0)
+    """Transcripts that the source (each host of a pool) remembers; 0: each is made every time."""
+
+
 class Teachers(Section):
     """Which teachers, asked how."""
 
@@ -193,8 +210,11 @@ class Teachers(Section):
     With a store it may be left out: every teacher of the store.
     """
     source: Source = LocalSource()
-    reads: TextColumn | None = None
-    """The manifest column that text teachers (translation experts) read; null: they hear."""
+    reads: TextColumn | Literal["asr_transcript"] | None = None
+    """The manifest column that text teachers (translation experts) read; `asr_transcript`: what
+    `recognizer` hears in the audio; null: they hear themselves."""
+    recognizer: OnTheFly | None = None
+    """For `reads: asr_transcript`, and needed there."""
     strategy: Strategy = Weighted()
     dtype: Literal["float32", "float16"] = "float32"
     """To which teachers' log-probabilities are rounded before fusing; the store has its own."""
@@ -205,6 +225,28 @@ class Teachers(Section):
             raise ValueError(
                 f"list must name at least one teacher where source.type is {self.source.type!r} "
                 "(only a store knows its teachers by itself)"
+            )
+        return self
+
+    @property
+    def column(self) -> TextColumn | None:
+        """The manifest column that requests carry; None: no text."""
+        return None if self.reads == "asr_transcript" else self.reads
+
+    @model_validator(mode="after")
+    def _somebody_transcribes(self) -> Self:
+        if (self.reads == "asr_transcript") != (self.recognizer is not None):
+            raise ValueError(
+                f"reads is {self.reads!r} and recognizer is "
+                f"{'set' if self.recognizer else 'null'}: transcripts made on the fly need "
+                "reads 'asr_transcript' and recognizer; for stored ones set reads to their column "
+                "(transcript) and leave recognizer out"
+            )
+        if self.recognizer is not None and isinstance(self.source, StoreSource):
+            raise ValueError(
+                "recognizer transcribes for teachers that are there, and source.type is 'store'; "
+                "take 'local' or 'pool', or store the answers to transcripts that "
+                "`kd-ray transcribe` wrote"
             )
         return self
 

@@ -300,6 +300,8 @@ class TeachersInfo:
     source: Literal["local", "store", "pool"]
     protocol: int = PROTOCOL_VERSION
     package: str = __version__
+    recognizer: TeacherInfo | None = None
+    """Who transcribes for text teachers where requests carry no texts; its index means nothing."""
 
 
 class TeacherSource(Protocol):
@@ -388,10 +390,11 @@ def handshake(needs: StudentNeeds, offered: TeachersInfo) -> None:
                 f"teacher {teacher.name} has no CTC head, and label strings are wanted "
                 "(distillation.ctc_weight above 0)"
             )
-        if teacher.reads == "text" and not needs.texts:
+        if teacher.reads == "text" and not needs.texts and offered.recognizer is None:
             problems.append(
                 f"teacher {teacher.name} reads text, and the student says no column "
-                "(teachers.reads: transcript)"
+                "(teachers.reads: transcript), nor does a recogniser transcribe for it "
+                "(teachers.recognizer)"
             )
     if problems:
         lines = "\n  ".join(problems)

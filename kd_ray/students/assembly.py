@@ -123,8 +123,8 @@ def _rows_without_source(
 ) -> list[BadRow]:
     """Rows that lack a text which the student or its teachers read."""
     columns = {config.data.source_column} if isinstance(config.model, TextToText) else set()
-    if isinstance(config, DistillConfig) and config.teachers.reads is not None:
-        columns.add(config.teachers.reads)
+    if isinstance(config, DistillConfig) and config.teachers.column is not None:
+        columns.add(config.teachers.column)
     return [
         BadRow(utterance.id, f"no {column}, which is read in this run", row)
         for column in sorted(columns)
@@ -158,7 +158,7 @@ def student_needs(tokens: Tokens, config: DistillConfig | None = None) -> Studen
     if config is None:
         return needs
     wanted = build_criterion(config, tokens).wanted
-    return replace(needs, wanted=wanted, texts=config.teachers.reads is not None)
+    return replace(needs, wanted=wanted, texts=config.teachers.column is not None)
 
 
 def build_data(
@@ -168,7 +168,7 @@ def build_data(
     extractor = None
     if not isinstance(config.model, TextToText):
         extractor = LogMelExtractor(config.model.front_end)
-    reads = config.teachers.reads if isinstance(config, DistillConfig) else None
+    reads = config.teachers.column if isinstance(config, DistillConfig) else None
     return {
         name: StudentData(
             read_split(manifest, root, config, inventories.target),
@@ -228,7 +228,7 @@ def build_student(
     checkpoints = TrainingCheckpoints(run.path / "checkpoints", training.keep_checkpoints)
     made_of = {
         "training_data": manifest_digest(splits["train"].utterances),
-        "teachers": [each.digest for each in source.describe().teachers] if source else [],
+        "teachers": _digests(source) if source else [],
     }
     if collective.rank == 0:
         checkpoints.clean()
@@ -335,9 +335,18 @@ def _strategy(config: DistillConfig, source: TeacherSource, root: Path) -> Strat
     return strategy
 
 
+def _digests(source: TeacherSource) -> list[str]:
+    """Of the teachers, and of the recogniser that transcribes for them, if there is one."""
+    info = source.describe()
+    recognizer = [] if info.recognizer is None else [info.recognizer.digest]
+    return [each.digest for each in info.teachers] + recognizer
+
+
 def _teachers_hear(source: TeacherSource) -> bool:
     """Whether requests must carry audio: a store has heard it already."""
     info = source.describe()
+    if info.recognizer is not None:
+        return True
     return info.source != "store" and any(each.reads == "speech" for each in info.teachers)
 
 

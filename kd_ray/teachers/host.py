@@ -40,6 +40,7 @@ from kd_ray.teachers.rows import (
     split_request,
     take_rows,
 )
+from kd_ray.teachers.transcriber import Transcriber
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,7 @@ class TeacherHost:
         batching: `per_request` never mixes requests, so that answers repeat bit for bit.
         max_batch_utterances: of one forward pass; larger requests are split.
         batch_wait_ms: longest wait for companions; none while the host is idle.
+        transcriber: writes what text teachers read, where a request carries no texts.
         clock: of the micro-batcher.
     """
 
@@ -138,6 +140,7 @@ class TeacherHost:
         batching: Literal["per_request", "timed"] = "timed",
         max_batch_utterances: int = 32,
         batch_wait_ms: float = 2.0,
+        transcriber: Transcriber | None = None,
         clock: Clock | None = None,
     ) -> None:
         if not teachers:
@@ -150,6 +153,7 @@ class TeacherHost:
         self._wait_s = batch_wait_ms / 1000 if self._mix else 0.0
         self._clock: Clock = clock or LoopClock()
         self._readers = {teacher.info.front_end_digest: teacher.reader for teacher in teachers}
+        self._transcriber = transcriber
         self._quarantined: dict[int, str] = {}
         self._batcher: MicroBatcher[_Queue, Work, _Done | None] = MicroBatcher(
             self._pass, max_size=max_batch_utterances, clock=self._clock
@@ -167,6 +171,11 @@ class TeacherHost:
             dataclasses.replace(teacher.info, index=index)
             for index, teacher in self._teachers.items()
         )
+
+    @property
+    def recognizer(self) -> TeacherInfo | None:
+        """Who transcribes for text teachers, if anybody does."""
+        return None if self._transcriber is None else self._transcriber.info
 
     @property
     def status(self) -> HostStatus:
@@ -195,7 +204,8 @@ class TeacherHost:
             asked = [index for index in self._teachers if index not in self._quarantined]
             if isinstance(request, Generate) and request.teacher is not None:
                 asked = [index for index in asked if index == request.teacher]
-            inputs = await self._inputs(request, asked)
+            texts, transcription_s = await self._texts(request, asked)
+            inputs = await self._inputs(request, texts, asked)
             # The first request at an idle host waits for nobody, with any of its teachers.
             wait_s = 0.0 if self._batcher.idle else self._wait_s
             done = await _gather(
@@ -204,7 +214,7 @@ class TeacherHost:
                     for index in asked
                 ]
             )
-            return await _run_in(self._helper, self._conclude, request, done)
+            return await _run_in(self._helper, self._conclude, request, done, transcription_s)
         finally:
             self._open_requests -= 1
 
@@ -214,12 +224,31 @@ class TeacherHost:
         self._passes.shutdown(wait=True, cancel_futures=True)
         self._helper.shutdown(wait=True, cancel_futures=True)
 
-    async def _inputs(self, request: Score | Generate, asked: Sequence[int]) -> dict[str, Inputs]:
+    async def _texts(
+        self, request: Score | Generate, asked: Sequence[int]
+    ) -> tuple[tuple[str, ...] | None, float]:
+        """What text teachers read, and the seconds that it took to hear it."""
+        reading = any(self._teachers[index].reader.reads == "text" for index in asked)
+        if request.texts is not None or self._transcriber is None or not reading:
+            return request.texts, 0.0
+        return await _run_in(self._passes, self._transcribe, self._transcriber, request)
+
+    def _transcribe(
+        self, transcriber: Transcriber, request: Score | Generate
+    ) -> tuple[tuple[str, ...], float]:
+        started = time.perf_counter()
+        waveforms = request.audio.waveforms() if len(request.audio.lengths) else []
+        texts = transcriber(request.utterance_ids, waveforms, request.view, self._max_utterances)
+        return texts, time.perf_counter() - started
+
+    async def _inputs(
+        self, request: Score | Generate, texts: tuple[str, ...] | None, asked: Sequence[int]
+    ) -> dict[str, Inputs]:
         """What teachers read, by digest, each made once."""
         waveforms = request.audio.waveforms() if len(request.audio.lengths) else []
         digests = {self._teachers[index].info.front_end_digest for index in asked}
         return {
-            digest: await _run_in(self._helper, self._readers[digest], waveforms, request.texts)
+            digest: await _run_in(self._helper, self._readers[digest], waveforms, texts)
             for digest in sorted(digests)
         }
 
@@ -306,7 +335,9 @@ class TeacherHost:
             )
         return output, time.perf_counter() - started
 
-    def _conclude(self, request: Score | Generate, done: Sequence[_Done | None]) -> HostAnswer:
+    def _conclude(
+        self, request: Score | Generate, done: Sequence[_Done | None], transcription_s: float
+    ) -> HostAnswer:
         """Fuse the outputs of this host's teachers."""
         present = [one for one in done if one is not None]
         outputs = [one.output for one in present]
@@ -324,7 +355,7 @@ class TeacherHost:
                 *(int(output.teachers[0]) for output in written),
             ),
             quarantined=dict(self._quarantined),
-            teacher_s=sum(one.seconds for one in present),
+            teacher_s=transcription_s + sum(one.seconds for one in present),
             outputs=tuple(outputs) if request.per_teacher else (),
         )
 

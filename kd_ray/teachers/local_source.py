@@ -19,6 +19,7 @@ from kd_ray.core.contracts import (
 )
 from kd_ray.teachers.answers import Ledger, OnEvent, check_request
 from kd_ray.teachers.host import ScoringTeacher, TeacherHost
+from kd_ray.teachers.transcriber import Transcriber
 
 
 class LocalSource:
@@ -31,6 +32,7 @@ class LocalSource:
         teachers: in the order of the list.
         max_batch_utterances: of one forward pass; larger requests are split.
         quorum: smallest share of teachers that must answer (one may be quarantined).
+        transcriber: writes what text teachers read, where a request carries no texts.
         on_event: where faults and decisions are written down.
     """
 
@@ -40,12 +42,18 @@ class LocalSource:
         *,
         max_batch_utterances: int = 32,
         quorum: float = 0.5,
+        transcriber: Transcriber | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
         self._host = TeacherHost(
-            teachers, batching="per_request", max_batch_utterances=max_batch_utterances
+            teachers,
+            batching="per_request",
+            max_batch_utterances=max_batch_utterances,
+            transcriber=transcriber,
         )
-        self._info = TeachersInfo(teachers=self._host.infos, source="local")
+        self._info = TeachersInfo(
+            teachers=self._host.infos, source="local", recognizer=self._host.recognizer
+        )
         self._ledger = Ledger(self._info.teachers, quorum, on_event)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(

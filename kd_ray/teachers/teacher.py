@@ -37,22 +37,7 @@ class Teacher:
         self.system = system
         self.index = index
         self.reader = reader_of(system)
-        self.info = TeacherInfo(
-            index=index,
-            name=system.name,
-            folder=str(system.folder),
-            digest=system.digest,
-            tokens_digest=system.tokens.digest,
-            vocabulary_size=system.model.vocabulary_size,
-            blank=system.model.blank,
-            bos=system.model.bos,
-            eos=system.model.eos,
-            front_end_digest=self.reader.digest,
-            frame_rate_hz=system.model.frame_rate_hz or 0.0,
-            parameters=system.parameters,
-            reads=system.model.reads,
-            has_ctc=system.model.has_ctc,
-        )
+        self.info = info_of(system, index)
 
     @torch.inference_mode()
     def score(
@@ -148,6 +133,26 @@ class Teacher:
             return []
         paths = ctc_greedy(model.ctc_logits(encoded), encoded.lengths, model.blank)
         return [np.asarray(string, dtype=np.int64) for string in paths]
+
+
+def info_of(system: System, index: int) -> TeacherInfo:
+    """Who a system is, as teacher `index` of a source."""
+    return TeacherInfo(
+        index=index,
+        name=system.name,
+        folder=str(system.folder),
+        digest=system.digest,
+        tokens_digest=system.tokens.digest,
+        vocabulary_size=system.model.vocabulary_size,
+        blank=system.model.blank,
+        bos=system.model.bos,
+        eos=system.model.eos,
+        front_end_digest=reader_of(system).digest,
+        frame_rate_hz=system.model.frame_rate_hz or 0.0,
+        parameters=system.parameters,
+        reads=system.model.reads,
+        has_ctc=system.model.has_ctc,
+    )
 
 
 def reader_of(system: System) -> Reader:
