@@ -156,6 +156,15 @@ class DistillConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _teachers_are_there_to_write(self) -> Self:
+        if self.distillation.teachers_write and self.teachers.source.type == "store":
+            raise ValueError(
+                "teachers.source.type is 'store', and distillation.selector 'quality' needs "
+                "teachers that write during training; take 'local' or 'pool'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _the_preset_knows_what_teachers_read(self) -> Self:
         preset, reads = self.distillation.preset, self.teachers.reads
         if preset is None or reads != "asr_transcript":

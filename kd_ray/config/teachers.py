@@ -313,6 +313,11 @@ class Distillation(Section):
         return frozenset(targets)
 
     @property
+    def teachers_write(self) -> bool:
+        """Whether teachers are asked for strings of their own during training."""
+        return self.selector.type == "quality"
+
+    @property
     def largest_alpha(self) -> float:
         """The teachers' share at its largest; 0 if they teach nothing in the whole run."""
         if isinstance(self.gold_weight, GoldSchedule):

@@ -246,6 +246,7 @@ def build_student(
         planner = build_planner(
             distills.distillation, model, seed=training.seed, total_updates=total_updates,
             epochs=training.epochs, device=device, saved=rollouts_in_flight,
+            source=source, tokens=tokens, timeout_s=deadline_s + 30.0,
         )  # fmt: skip
     pipeline = Pipeline(
         splits["train"],
@@ -260,6 +261,7 @@ def build_student(
         request=None if distills is None else build_request(distills, deadline_s, strategy),
         planner=planner,
         with_audio=source is not None and _teachers_hear(source),
+        timeout_s=deadline_s + 30.0,
     )
 
     source_table = None if inventories.source is None else inventories.source.to_dict()

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from kd_ray.core.contracts import Busy, PendingSignal, Signal, TeacherSource
+from kd_ray.core.contracts import Busy, PendingSignal, Signal, TeachersGone, TeacherSource
 from kd_ray.core.imitation import Items
 from kd_ray.speech.batches import GlobalBatches, shard
 from kd_ray.students.data import Batch, StudentData
@@ -29,6 +29,8 @@ class MicroBatch:
     """What the student wrote for these utterances, by id."""
     pending: PendingSignal[Signal] | None = None
     asked: bool = False
+    settled: bool = False
+    """The answer is here and keeps no room in the source, though nobody collected it yet."""
 
 
 @dataclass
@@ -47,6 +49,8 @@ class Update:
     """Seconds in which the student wrote its own prefixes."""
     teacher_wait_s: float = 0.0
     """Seconds the student stood still for its teachers."""
+    gone: TeachersGone | None = None
+    """Why it could not be planned; told where its signals are collected, by all workers alike."""
 
 
 class Pipeline:
@@ -66,6 +70,7 @@ class Pipeline:
         request: BuildRequest | None = None,
         planner: Planner | None = None,
         with_audio: bool = False,
+        timeout_s: float = 600.0,
     ):
         self.data = data
         self.batches = batches
@@ -78,6 +83,7 @@ class Pipeline:
         self.request = request
         self.planner = planner
         self.with_audio = with_audio
+        self.timeout_s = timeout_s
         self._flying: deque[Update] = deque()
 
     def updates(self, start: int) -> Iterator[Update]:
@@ -118,6 +124,8 @@ class Pipeline:
 
     def collect(self, update: Update, timeout_s: float) -> list[Signal | None]:
         """Wait for the signals of an update's micro-batches, in order."""
+        if update.gone is not None:
+            raise update.gone
         started = time.perf_counter()
         signals: list[Signal | None] = []
         for micro in update.micro_batches:
@@ -150,15 +158,42 @@ class Pipeline:
             started = time.perf_counter()
             for micro in update.micro_batches:
                 if not micro.ghost:
-                    micro.items, micro.rollouts = self.planner.plan(micro.batch, index, epoch)
+                    self._plan(self.planner, update, micro)
             update.rollout_s = time.perf_counter() - started
         return update
+
+    def _plan(self, planner: Planner, update: Update, micro: MicroBatch) -> None:
+        """Decide what the decoder reads; a planner may ask teachers something, and wait."""
+        while update.gone is None:
+            try:
+                micro.items, micro.rollouts = planner.plan(micro.batch, update.index, update.epoch)
+            except Busy:
+                if not self._settle_one():
+                    raise
+            except TeachersGone as error:
+                update.gone = error
+            else:
+                return
+
+    def _settle_one(self) -> bool:
+        """Wait for the oldest answer in flight, which makes room; whether there was one."""
+        for update in self._flying:
+            for micro in update.micro_batches:
+                if micro.pending is not None and not micro.settled:
+                    micro.settled = True
+                    try:
+                        # It stays with `pending`, for `collect`.
+                        micro.pending.result(self.timeout_s)
+                    except TeachersGone as error:
+                        update.gone = error
+                    return True
+        return False
 
     def _ask(self, flying: deque[Update]) -> None:
         """Ask for what was not asked yet, oldest first, until the source says it is busy."""
         for update in flying:
             for micro in update.micro_batches:
-                if micro.asked:
+                if micro.asked or update.gone is not None:
                     continue
                 try:
                     self._ask_one(micro)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kd_ray.config.commands import DistillConfig
 from kd_ray.config.teachers import Strategy, TrustTable
-from kd_ray.core.contracts import Audio, Fusion, Score, Wanted
+from kd_ray.core.contracts import Audio, Fusion, Generate, Labels, Score, Wanted, Writing
 from kd_ray.core.imitation import Items
 from kd_ray.core.trust import TrustError, table_for
 from kd_ray.students.data import Batch
@@ -34,6 +34,20 @@ def resolve_strategy(strategy: Strategy, digests: Sequence[str], root: Path) -> 
                 f"(`kd-ray evaluate` writes them as trust/SPLIT.json): {error}"
             ) from error
     return strategy.model_copy(update={"table": table_for(table, digests)})
+
+
+def generate_request(
+    batch: Batch, writing: Writing, deadline_s: float, prefix: Labels | None = None
+) -> Generate:
+    """Have teachers write for these utterances, each string beginning with its row of `prefix`."""
+    return Generate(
+        utterance_ids=batch.utterance_ids,
+        audio=batch.audio if batch.audio is not None else Audio.of([]),
+        texts=batch.texts,
+        writing=writing,
+        prefix=prefix,
+        deadline_s=deadline_s,
+    )
 
 
 def build_request(

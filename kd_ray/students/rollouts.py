@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from kd_ray.config.teachers import Distillation
+from kd_ray.core.contracts import TeacherSource
 from kd_ray.core.imitation import (
     Items,
     plan_items,
@@ -21,14 +22,16 @@ from kd_ray.core.schedules import Progress, beta_at
 from kd_ray.core.targets import IntArray
 from kd_ray.models.decoding import attention_beam, attention_greedy, attention_sample
 from kd_ray.models.sequence_model import SequenceModel
+from kd_ray.speech.tokens import Tokens
 from kd_ray.students.data import Batch
+from kd_ray.students.gate import Gate
 
 Rollouts = dict[str, list[int]]
 """What the student wrote, without begin and end symbols, by utterance id."""
 
 
 class NoSuchRollout(ValueError):
-    """A way of choosing or keeping rollouts that students do not have yet."""
+    """A way of keeping rollouts that students do not have yet."""
 
 
 @dataclass
@@ -46,6 +49,8 @@ class Planner:
     epochs: int
     device: torch.device
     saved: Mapping[str, Rollouts]
+    gate: Gate | None = None
+    """Scores rollouts, with selector `quality`."""
 
     @property
     def staleness(self) -> int:
@@ -63,19 +68,27 @@ class Planner:
         return beta_at(self.config.beta, self.progress(update, epoch))
 
     def plan(self, batch: Batch, update: int, epoch: int) -> tuple[Items, Rollouts]:
-        """The items of a micro-batch, and the rollouts among them."""
+        """The items of a micro-batch, and the rollouts among them.
+
+        Raises:
+            Busy: teachers are to be asked, and the source is over its byte budget.
+            TeachersGone: too few teachers answered.
+        """
+        asked = None if self.gate is None else self.gate.ask(batch)
         beta = self.beta(update, epoch)
         chosen = rows_to_roll_out(
             self.config.selector, batch.utterance_ids, beta=beta, seed=self.seed, update=update
         )
         rows = np.flatnonzero(chosen)
         written = self._write(batch, rows, update)
+        by_row = dict(zip(rows.tolist(), written, strict=True))
         config = self.config
         items = plan_items(
             config.selector,
             batch.references,
-            dict(zip(rows.tolist(), written, strict=True)),
+            by_row,
             beta=beta,
+            scores=None if asked is None else asked.scores(by_row),
             learns_gold=config.smallest_alpha < 1.0,
             ask_on_data=config.data_target != "own",
             ask_every_utterance=config.ctc_weight > 0 and config.largest_alpha > 0,
@@ -134,24 +147,28 @@ def build_planner(
     epochs: int,
     device: torch.device,
     saved: Mapping[str, Rollouts],
+    source: TeacherSource | None,
+    tokens: Tokens,
+    timeout_s: float,
 ) -> Planner | None:
     """The planner of a run; None where every sentence is read along its reference.
 
+    `source`, `tokens` and `timeout_s` are for planners that ask teachers themselves.
+
     Raises:
-        NoSuchRollout: a selector or a reuse of rollouts that students do not have yet.
+        NoSuchRollout: a reuse of rollouts that students do not have yet.
     """
     if config.selector.type == "never" and config.data_target == "distribution":
         return None
-    if config.selector.type == "quality":
-        raise NoSuchRollout(
-            "distillation.selector 'quality' needs the teachers' own translations during training, "
-            "which sources do not give yet; take 'beta', 'both' or 'always'"
-        )
     if config.rollout.reuse_updates or config.rollout.aggregate:
         raise NoSuchRollout(
             "distillation.rollout.reuse_updates and aggregate are not there yet; leave them out"
         )
-    return Planner(config, model, seed, total_updates, epochs, device, saved)
+    gate = None
+    if config.selector.type == "quality":
+        assert source is not None, "a distillation has a source"
+        gate = Gate(config.selector, source, tokens, config.rollout.max_length, timeout_s)
+    return Planner(config, model, seed, total_updates, epochs, device, saved, gate=gate)
 
 
 def _seeds(utterance_ids: Sequence[str], seed: int, update: int) -> list[int]:
