@@ -159,8 +159,8 @@ class DistillConfig(Section):
     def _teachers_are_there_to_write(self) -> Self:
         if self.distillation.teachers_write and self.teachers.source.type == "store":
             raise ValueError(
-                "teachers.source.type is 'store', and distillation.selector 'quality' needs "
-                "teachers that write during training; take 'local' or 'pool'"
+                "teachers.source.type is 'store', and selector 'quality' and the presets of "
+                "aggrevate need teachers that write during training; take 'local' or 'pool'"
             )
         return self
 

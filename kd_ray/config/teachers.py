@@ -11,7 +11,9 @@ from kd_ray.config.base import Section
 from kd_ray.config.data import TextColumn
 from kd_ray.config.evaluation import Head
 from kd_ray.config.imitation import (
+    AGGREVATE_LOSSES,
     PRESETS,
+    Aggrevate,
     BetaSchedule,
     DataTarget,
     Divergence,
@@ -292,6 +294,8 @@ class Distillation(Section):
     rollout: Rollout = Rollout()
     staleness: int = Field(0, ge=0)
     """Rollouts are made with weights this many updates old; 0: strictly on-policy."""
+    aggrevate: Aggrevate | None = None
+    """Experimental, with presets `aggrevate` and `aggrevate_policy_gradient`, and only there."""
 
     @property
     def learns_on(self) -> frozenset[Literal["data", "rollout"]]:
@@ -315,7 +319,7 @@ class Distillation(Section):
     @property
     def teachers_write(self) -> bool:
         """Whether teachers are asked for strings of their own during training."""
-        return self.selector.type == "quality"
+        return self.selector.type == "quality" or self.aggrevate is not None
 
     @property
     def largest_alpha(self) -> float:
@@ -350,6 +354,10 @@ class Distillation(Section):
                 filled["selector"] = {"type": info.switches["selector"], **selector}
             for name, value in {**info.defaults, **info.switches}.items():
                 filled.setdefault(name, value)
+        loss = AGGREVATE_LOSSES.get(filled.get("preset"))  # type: ignore[arg-type]
+        tried = filled.get("aggrevate") or {}
+        if loss is not None and isinstance(tried, Mapping):
+            filled["aggrevate"] = {"loss": loss, **tried}
         selector = filled.get("selector", {})
         kind = (
             selector.get("type")
@@ -371,6 +379,38 @@ class Distillation(Section):
                     f"preset {self.preset!r} means {name} {meant!r}, but {name} is {came!r}; "
                     f"leave out one of the two, or take another preset"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _actions_are_all_that_is_learned(self) -> Self:
+        loss = None if self.preset is None else AGGREVATE_LOSSES.get(self.preset)
+        if self.aggrevate is None:
+            return self
+        if self.aggrevate.loss != loss:
+            raise ValueError(
+                f"aggrevate.loss is {self.aggrevate.loss!r} with preset {self.preset!r}; preset "
+                "'aggrevate' means 'regression', 'aggrevate_policy_gradient' 'policy_gradient', "
+                "and other presets have no section aggrevate"
+            )
+        unused = {
+            "gold_weight": (self.gold_weight, None),
+            "ctc_weight": (self.ctc_weight, 0.0),
+            "temperature": (self.temperature, 1.0),
+            "divergence": (self.divergence, "cross_entropy"),
+            "top_k": (self.top_k, None),
+            "staleness": (self.staleness, 0),
+            "rollout.aggregate": (self.rollout.aggregate, False),
+        }
+        wrong = [
+            f"{name} {came!r} instead of {meant!r}"
+            for name, (came, meant) in unused.items()
+            if came != meant
+        ]
+        if wrong:
+            raise ValueError(
+                f"preset {self.preset!r} learns the worth of fresh actions and nothing else, but "
+                f"the section has {', '.join(wrong)}; leave these keys out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ from kd_ray.core.trust import check_trust_on_rollouts
 from kd_ray.evaluation.run_folder import RunFolder, RunFolderError
 from kd_ray.evaluation.system import resolve_checkpoint
 from kd_ray.models.build import build_model
-from kd_ray.models.checkpoint import load_encoder, save_model
+from kd_ray.models.checkpoint import load_encoder, load_weights, save_model
 from kd_ray.models.sequence_model import SequenceModel, SpeechModel
 from kd_ray.speech.batches import GlobalBatches
 from kd_ray.speech.checks import BadRow, check_rows, good_rows
@@ -35,11 +35,12 @@ from kd_ray.students.checkpoints import TrainingCheckpoints
 from kd_ray.students.collective import Collective
 from kd_ray.students.criterion import build_criterion
 from kd_ray.students.data import StudentData, channel_statistics
+from kd_ray.students.explorer import explorer_of
 from kd_ray.students.loop import Progress, Student
 from kd_ray.students.optim import build_optimizer
 from kd_ray.students.pipeline import Pipeline, Update
 from kd_ray.students.replay import dump_update
-from kd_ray.students.requests import build_request, resolve_strategy
+from kd_ray.students.requests import build_request, fusion_of, resolve_strategy
 from kd_ray.students.rollouts import build_planner
 from kd_ray.students.signal_statistics import SignalStatistics
 from kd_ray.students.step import Learner, TeacherForcing
@@ -213,6 +214,13 @@ def build_student(
         model.set_normalizer(*channel_statistics(splits["train"], limit))
     if training.init_encoder_from:
         load_encoder(model, resolve_checkpoint(root / training.init_encoder_from))
+    if training.init_from:
+        load_weights(
+            model,
+            resolve_checkpoint(root / training.init_from),
+            tokens=tokens.to_dict(),
+            source_tokens=None if inventories.source is None else inventories.source.to_dict(),
+        )
     model.to(device)
     optimizer = build_optimizer(model.parameters(), training.optimizer)
     batches = GlobalBatches(
@@ -248,6 +256,12 @@ def build_student(
             epochs=training.epochs, device=device, saved=rollouts_in_flight,
             source=source, tokens=tokens, timeout_s=deadline_s + 30.0,
         )  # fmt: skip
+        if distills.distillation.aggrevate is not None:
+            assert planner is not None, "every sentence gets a rollout"
+            assert source is not None, "a distillation has a source"
+            planner = explorer_of(
+                planner, source, fusion_of(distills, strategy), tokens, deadline_s + 30.0
+            )
     pipeline = Pipeline(
         splits["train"],
         batches,

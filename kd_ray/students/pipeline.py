@@ -5,10 +5,19 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from kd_ray.core.contracts import Busy, PendingSignal, Signal, TeachersGone, TeacherSource
+from kd_ray.core.contracts import (
+    Busy,
+    Generated,
+    PendingSignal,
+    Signal,
+    TeachersGone,
+    TeacherSource,
+)
+from kd_ray.core.exploration import TriedItems
 from kd_ray.core.imitation import Items
 from kd_ray.speech.batches import GlobalBatches, shard
 from kd_ray.students.data import Batch, StudentData
+from kd_ray.students.explorer import Explorer
 from kd_ray.students.requests import BuildRequest
 from kd_ray.students.rollouts import Planner, Rollouts
 
@@ -27,7 +36,7 @@ class MicroBatch:
     items: Items | None = None
     rollouts: Rollouts = field(default_factory=dict)
     """What the student wrote for these utterances, by id."""
-    pending: PendingSignal[Signal] | None = None
+    pending: PendingSignal[Signal | Generated] | None = None
     asked: bool = False
     settled: bool = False
     """The answer is here and keeps no room in the source, though nobody collected it yet."""
@@ -123,7 +132,10 @@ class Pipeline:
         )
 
     def collect(self, update: Update, timeout_s: float) -> list[Signal | None]:
-        """Wait for the signals of an update's micro-batches, in order."""
+        """Wait for the signals of an update's micro-batches, in order.
+
+        Where actions were tried, the items learn what they were worth instead.
+        """
         if update.gone is not None:
             raise update.gone
         started = time.perf_counter()
@@ -131,8 +143,15 @@ class Pipeline:
         for micro in update.micro_batches:
             if not micro.asked:
                 self._ask_one(micro)
-            signals.append(None if micro.pending is None else micro.pending.result(timeout_s))
+            answer = None if micro.pending is None else micro.pending.result(timeout_s)
             micro.pending = None
+            if isinstance(micro.items, TriedItems):
+                assert isinstance(self.planner, Explorer), "it tried the actions"
+                assert not isinstance(answer, Signal), "teachers were asked to complete"
+                micro.items = self.planner.judge(micro.items, micro.batch, answer)
+                answer = None
+            assert not isinstance(answer, Generated), "teachers were asked to score"
+            signals.append(answer)
         update.teacher_wait_s += time.perf_counter() - started
         return signals
 
