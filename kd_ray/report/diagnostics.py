@@ -20,6 +20,8 @@ DIAGNOSTICS: Mapping[str, str] = {
     "teacher_entropy": "entropy of the teacher, nats",
     "agreement_reference": "teacher agrees with reference",
     "agreement_rollout": "teacher agrees with rollout",
+    "completion_reward": "reward of the expert's completions",
+    "counted_action_share": "share of tried actions that count",
 }
 """Keys of training lines in metrics.jsonl, and what they are."""
 

@@ -1,5 +1,7 @@
 """AggreVaTe end to end on the tiny corpus: actions are tried, an expert completes the sentences."""
 
+import multiprocessing
+import os
 import types
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
-from tiny_runs import assert_close, last_weights, run, train_lines
+from tiny_runs import assert_close, free_port, last_weights, run, train_lines
 
 from kd_ray.config.imitation import Aggrevate
 from kd_ray.config.teachers import Distillation
@@ -16,6 +18,7 @@ from kd_ray.core.sentence_rewards import sentence_rewards
 from kd_ray.models.checkpoint import CheckpointError
 from kd_ray.speech.tokens import Tokens
 from kd_ray.students import explorer, loop
+from kd_ray.students.collective import ProcessGroup
 from kd_ray.students.replay import replay_update
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.teacher import load_teachers
@@ -57,9 +60,9 @@ def config_of(name, experts, preset="aggrevate", section=None, **overrides):
         # chrF rewards parts of sentences: random teachers seldom write a whole pair of phones.
         "aggrevate": {"reward": "chrf", "random_action_share": 0.5, **(section or {})},
     }
-    options = {"training__epochs": 2, **overrides}
+    options = {"training__epochs": 2, "distillation": distillation, **overrides}
     return tiny.distill_config(
-        name, experts, model=STUDENT, distillation=distillation, teachers__reads="phones",
+        name, experts, model=STUDENT, teachers__reads="phones",
         teachers__strategy={"type": "average"}, **options,
     )  # fmt: skip
 
@@ -174,6 +177,51 @@ def test_a_resumed_run_tries_the_same_actions(tiny_root, experts, source, monkey
     first, second = (last_weights(tiny_root, name) for name in names)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert train_lines(tiny_root, names[0]) == train_lines(tiny_root, names[1])
+
+
+def _worker(rank, world, port, root, config, experts):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    source = LocalSource(load_teachers([root / folder for folder in experts]))
+    run(config, root, ProcessGroup(torch.device("cpu")), source)
+    source.close()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["aggrevate", "checked_prefix"])
+def test_two_workers_take_the_same_steps_as_one(tiny_root, experts, source, preset):
+    plain = {
+        "training__optimizer": {"type": "sgd", "lr": 0.1},
+        "training__schedule": {"type": "constant"},
+        "training__max_updates": 3,
+        "data__augment": None,
+    }
+    if preset == "checked_prefix":
+        plain["distillation"] = {
+            "preset": preset,
+            "selector": {"metric": "chrf", "threshold": 0.15},
+            "rollout": {"max_length": 6, "decoding": "sample"},
+        }
+    one, two = (config_of(f"{preset}-workers-{n}", experts, **plain) for n in (1, 2))
+    run(one, tiny_root, source=source)
+    context, port = multiprocessing.get_context("spawn"), free_port()
+    processes = [
+        context.Process(target=_worker, args=(rank, 2, port, tiny_root, two, experts))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+        assert process.exitcode == 0
+    assert_close(last_weights(tiny_root, one.name), last_weights(tiny_root, two.name), 1e-5)
+    kept = ("loss", "replaced_share", "counted_action_share", "completion_reward")
+    for mine, theirs in zip(updates_of(tiny_root, one.name), updates_of(tiny_root, two.name),
+                            strict=True):  # fmt: skip
+        for key in kept:
+            assert mine.get(key) == pytest.approx(theirs.get(key), abs=1e-5)
 
 
 def test_an_update_that_went_wrong_can_be_taken_again(tiny_root, experts, source, monkeypatch):
