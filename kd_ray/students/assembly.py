@@ -35,6 +35,7 @@ from kd_ray.students.checkpoints import TrainingCheckpoints
 from kd_ray.students.collective import Collective
 from kd_ray.students.criterion import build_criterion
 from kd_ray.students.data import StudentData, channel_statistics
+from kd_ray.students.last_models import LastModels
 from kd_ray.students.loop import Progress, Student
 from kd_ray.students.optim import build_optimizer
 from kd_ray.students.pipeline import Pipeline, Update
@@ -264,13 +265,23 @@ def build_student(
 
     source_table = None if inventories.source is None else inventories.source.to_dict()
 
+    def write_model(folder: Path, extra: Mapping[str, Any]) -> None:
+        save_model(
+            folder, model, tokens=tokens.to_dict(), source_tokens=source_table,
+            extra={**extra, "run": config.name, **made_of},
+        )  # fmt: skip
+
+    last_models = None
+    if training.average_last is not None:
+        last_models = LastModels(run.path / "validated", training.average_last, write_model)
+        if collective.rank == 0:
+            last_models.forget_after(progress.update)
+
     def save_best(error: float, epoch: int) -> None:
         if collective.rank == 0:
-            extra = {"error_rate": error, "epoch": epoch, "run": config.name, **made_of}
-            save_model(
-                run.path / "model", model, tokens=tokens.to_dict(), extra=extra,
-                source_tokens=source_table,
-            )  # fmt: skip
+            # The average takes the place of `model` in the end; the best one stays beside it.
+            for name in ("model", "best_model") if last_models is not None else ("model",):
+                write_model(run.path / name, {"error_rate": error, "epoch": epoch})
 
     def save_state(progress: Progress) -> None:
         totals = SignalStatistics.from_list(collective.sum(progress.statistics.to_list()))
@@ -314,6 +325,7 @@ def build_student(
         signal_timeout_s=deadline_s + 30.0,
         alpha=_alpha_schedule(config, total_updates),
         save_best=save_best,
+        last_models=last_models,
         save_state=save_state,
         dump=partial(dump_update, run, config, learner, inventories.target),
         on_epoch=on_epoch,
