@@ -66,6 +66,21 @@ def _check_model(
         )
 
 
+def _check_tokens(data: Data, teachers: Teachers | None) -> None:
+    """Refuse tokens of a teacher where none is named."""
+    if isinstance(data.tokens, str) or (teachers is not None and teachers.list):
+        return
+    if teachers is None:
+        raise ValueError(
+            "data.tokens {type: from_teacher} is for `kd-ray distill`: here is no teacher to take "
+            "tokens from; name a token file (tokens.json of a checkpoint folder is one)"
+        )
+    raise ValueError(
+        "data.tokens {type: from_teacher} takes the tokens of the first teacher in teachers.list, "
+        "and that is left out; name the teachers, or a token file"
+    )
+
+
 class TrainConfig(Section):
     """`kd-ray train`: a model from references alone."""
 
@@ -79,6 +94,7 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _model_fits(self) -> Self:
+        _check_tokens(self.data, None)
         _check_model(self.model, self.data, self.training, self.loss.ctc_weight, "loss.ctc_weight")
         return self
 
@@ -148,6 +164,7 @@ class DistillConfig(Section):
 
     @model_validator(mode="after")
     def _model_fits(self) -> Self:
+        _check_tokens(self.data, self.teachers)
         _check_model(
             self.model, self.data, self.training, self.distillation.ctc_weight,
             "distillation.ctc_weight",
@@ -387,6 +404,11 @@ class BenchStepConfig(Section):
     warmup: int = Field(3, ge=0)
     repeats: int = Field(15, ge=1)
     threads: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _tokens_are_named(self) -> Self:
+        _check_tokens(self.data, self.teachers)
+        return self
 
 
 CommandConfig = Annotated[

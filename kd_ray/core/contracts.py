@@ -302,7 +302,9 @@ def handshake(needs: StudentNeeds, offered: TeachersInfo) -> None:
         lines = "\n  ".join(problems)
         raise HandshakeError(
             f"student and teachers do not fit ({offered.source} source):\n  {lines}\n"
-            "Ways out: point `data.tokens` at the teachers' own token file (tokens.json in their "
-            "checkpoint folder), train the teachers on the student's tokens, or take the teachers "
-            "named above off the list."
+            "Ways out: let the student take the teachers' tokens (data.tokens: {type: "
+            "from_teacher}, or the path of the tokens.json in a checkpoint folder); train the "
+            "teachers on the student's tokens; take the teachers named above off the list; or "
+            "learn from the text that a teacher writes, which the student cuts into its own tokens "
+            "(`kd-ray translate` or `transcribe`, then `kd-ray train` on what it wrote)."
         )

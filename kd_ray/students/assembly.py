@@ -23,6 +23,7 @@ from kd_ray.core.schedules import Schedule, alpha_at
 from kd_ray.core.trust import check_trust_on_rollouts
 from kd_ray.evaluation.run_folder import RunFolder, RunFolderError
 from kd_ray.evaluation.system import resolve_checkpoint
+from kd_ray.evaluation.token_file import token_file
 from kd_ray.models.build import build_model
 from kd_ray.models.checkpoint import load_encoder, save_model
 from kd_ray.models.sequence_model import SequenceModel, SpeechModel
@@ -60,7 +61,7 @@ class Inventories:
         source = config.data.source_tokens
         reads_text = isinstance(config.model, TextToText)
         return cls(
-            target=Tokens.load(root / config.data.tokens),
+            target=Tokens.load(token_file(config, root)),
             source=Tokens.load(root / source) if reads_text and source is not None else None,
         )
 
