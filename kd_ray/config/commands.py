@@ -267,6 +267,11 @@ class _Generate(Section):
     beam_size: int = Field(5, ge=1)
     length_penalty: float = Field(1.0, ge=0)
     max_tokens: int | None = Field(None, ge=1)
+    candidates: Literal["best", "nearest_to_reference"] = "best"
+    """What is written of the beam: its best hypothesis, or the one that scores highest against the
+    row's own text (sequence interpolation; Kim & Rush 2016)."""
+    nearest_by: Literal["bleu", "chrf"] = "bleu"
+    """The sentence score that says what is near; BLEU with exponential smoothing."""
     batch_size: int = Field(32, ge=1)
     keep_old_as: str | None = None
     """Further column for the old texts; null: they are dropped."""
@@ -275,6 +280,19 @@ class _Generate(Section):
     seed: int = Field(1, ge=0)
     empty: Literal["leave_out", "keep"] = "leave_out"
     """Rows whose new text is empty: nothing can be learned from them."""
+
+    @model_validator(mode="after")
+    def _candidates_come_from_a_beam(self) -> Self:
+        if self.candidates == "best":
+            return self
+        if self.log is not None or self.decoding != "beam" or self.beam_size < 2:
+            raise ValueError(
+                f"candidates: {self.candidates} chooses among the hypotheses of a system's beam; "
+                f"got decoding {self.decoding}, beam_size {self.beam_size} and "
+                f"{'no log' if self.log is None else 'a log'}; set system, decoding: beam and a "
+                "beam_size of 2 or more"
+            )
+        return self
 
 
 class TranscribeConfig(_Generate):
