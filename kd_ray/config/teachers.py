@@ -371,6 +371,11 @@ class Distillation(Section):
                 f"and top_k {self.top_k} keeps few; use cross_entropy or forward_kl, or leave out "
                 "top_k"
             )
+        if selector == "quality" and self.rollout.aggregate:
+            raise ValueError(
+                "rollout.aggregate with selector 'quality': a rollout is scored when it is made, "
+                "and old ones would be read whatever they score; leave out one of the two"
+            )
         engine = (selector, self.data_target, self.divergence, self.top_k)
         if self.compatibility == "reference" and engine != (
             "never",

@@ -42,7 +42,8 @@ from kd_ray.students.optim import build_optimizer
 from kd_ray.students.pipeline import Pipeline, Update
 from kd_ray.students.replay import dump_update
 from kd_ray.students.requests import build_request, resolve_strategy
-from kd_ray.students.rollouts import build_planner
+from kd_ray.students.rollout_memory import gather_in_flight, in_flight_from_json
+from kd_ray.students.rollouts import build_planner, remembered
 from kd_ray.students.signal_statistics import SignalStatistics
 from kd_ray.students.step import Learner, TeacherForcing
 from kd_ray.students.validation import Validation
@@ -234,20 +235,23 @@ def build_student(
     }
     if collective.rank == 0:
         checkpoints.clean()
-    progress, rollouts_in_flight = Progress(), {}
+    progress = Progress()
+    rollouts: dict[str, Any] = {}
     latest = checkpoints.latest()
     if latest is not None:
         state = checkpoints.restore(latest, model, optimizer)
         _same_making(run, state.get("made_of", made_of), made_of)
         schedule.load_dict(state["schedule"])
         progress = _progress(state["progress"], leads=collective.rank == 0)
-        rollouts_in_flight = checkpoints.rollouts(latest)
+        rollouts = checkpoints.rollouts(latest)
     deadline_s = _deadline_s(config)
     planner = None
     if distills is not None:
         planner = build_planner(
             distills.distillation, model, seed=training.seed, total_updates=total_updates,
-            epochs=training.epochs, device=device, saved=rollouts_in_flight,
+            epochs=training.epochs, device=device, exchange=collective.gather,
+            saved=in_flight_from_json(rollouts.get("in_flight", {})),
+            stored=rollouts.get("memory", {}),
         )  # fmt: skip
     pipeline = Pipeline(
         splits["train"],
@@ -286,7 +290,7 @@ def build_student(
 
     def save_state(progress: Progress) -> None:
         totals = SignalStatistics.from_list(collective.sum(progress.statistics.to_list()))
-        in_flight = collective.gather(pipeline.rollouts_in_flight())
+        in_flight = gather_in_flight(pipeline.rollouts_in_flight(progress.update), collective)
         if collective.rank == 0:
             state = {
                 "update": progress.update,
@@ -295,7 +299,8 @@ def build_student(
                 "made_of": made_of,
             }
             checkpoints.save(
-                model, optimizer, tokens=tokens.to_dict(), state=state, rollouts=in_flight,
+                model, optimizer, tokens=tokens.to_dict(), state=state,
+                rollouts={"in_flight": in_flight, "memory": remembered(planner)},
                 source_tokens=source_table,
             )  # fmt: skip
         collective.barrier()

@@ -3,8 +3,9 @@
 Shapes: B utterances, R items.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,19 +17,21 @@ from kd_ray.core.imitation import (
     rollout_caps,
     rows_to_roll_out,
     uniform_draws,
+    with_older_rollouts,
 )
 from kd_ray.core.schedules import Progress, beta_at
 from kd_ray.core.targets import IntArray
 from kd_ray.models.decoding import attention_beam, attention_greedy, attention_sample
 from kd_ray.models.sequence_model import SequenceModel
 from kd_ray.students.data import Batch
+from kd_ray.students.rollout_memory import RolloutMemory, Rollouts, Written, rollouts_to_json
 
-Rollouts = dict[str, list[int]]
-"""What the student wrote, without begin and end symbols, by utterance id."""
+Exchange = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""The entries of all workers."""
 
 
 class NoSuchRollout(ValueError):
-    """A way of choosing or keeping rollouts that students do not have yet."""
+    """A way of choosing rollouts that students do not have yet."""
 
 
 @dataclass
@@ -46,6 +49,10 @@ class Planner:
     epochs: int
     device: torch.device
     saved: Mapping[str, Rollouts]
+    memory: RolloutMemory | None = None
+    """Rollouts of earlier updates, where some are read again."""
+    exchange: Exchange = dict
+    """Among the workers, for `memory`."""
 
     @property
     def staleness(self) -> int:
@@ -69,28 +76,58 @@ class Planner:
             self.config.selector, batch.utterance_ids, beta=beta, seed=self.seed, update=update
         )
         rows = np.flatnonzero(chosen)
-        written = self._write(batch, rows, update)
+        read = self._prefixes(batch, rows, update)
         config = self.config
         items = plan_items(
             config.selector,
             batch.references,
-            dict(zip(rows.tolist(), written, strict=True)),
+            {row: prefixes[-1].ids for row, prefixes in zip(rows.tolist(), read, strict=True)},
             beta=beta,
             learns_gold=config.smallest_alpha < 1.0,
             ask_on_data=config.data_target != "own",
             ask_every_utterance=config.ctc_weight > 0 and config.largest_alpha > 0,
         )
+        older = {
+            row: [each.ids for each in prefixes[:-1]]
+            for row, prefixes in zip(rows.tolist(), read, strict=True)
+        }
         names = [batch.utterance_ids[row] for row in rows]
-        return items, dict(zip(names, written, strict=True))
+        return with_older_rollouts(items, older), dict(zip(names, read, strict=True))
 
-    def _write(self, batch: Batch, rows: IntArray, update: int) -> list[list[int]]:
-        """What the student writes for these rows; those of an interrupted run as they were."""
-        if not len(rows):
-            return []
+    def remember(self, update: int, read: Rollouts) -> None:
+        """Keep what was written for an update, where later ones may read it.
+
+        Args:
+            update: planned, with all its micro-batches; updates come in order.
+            read: the rollouts of this worker's micro-batches.
+        """
+        # What an interrupted run had written for it is in the memory already.
+        if self.memory is None or str(update) in self.saved:
+            return
+        new = {name: each[-1] for name, each in read.items() if each[-1].update == update}
+        self.memory.add(update, self.exchange(new))
+
+    def _prefixes(self, batch: Batch, rows: IntArray, update: int) -> list[list[Written]]:
+        """The rollouts that these rows are read with; of an interrupted run as they were."""
+        names = [batch.utterance_ids[row] for row in rows]
         kept = self.saved.get(str(update))
         if kept is not None:
-            return [list(kept[batch.utterance_ids[row]]) for row in rows]
-        return self._decode(batch.take(rows), update)
+            return [kept[name] for name in names]
+        memory = self.memory
+        own: dict[int, Written] = {}
+        for row, name in zip(rows.tolist(), names, strict=True):
+            again = None if memory is None else memory.reusable(name, update)
+            if again is not None:
+                own[row] = again
+        new = np.array([row for row in rows.tolist() if row not in own], dtype=np.int64)
+        if len(new):
+            written = self._decode(batch.take(new), update)
+            for row, ids in zip(new.tolist(), written, strict=True):
+                own[row] = Written(ids, update)
+        return [
+            [own[row]] if memory is None else memory.prefixes(name, own[row])
+            for row, name in zip(rows.tolist(), names, strict=True)
+        ]
 
     @torch.no_grad()
     def _decode(self, batch: Batch, update: int) -> list[list[int]]:
@@ -134,11 +171,13 @@ def build_planner(
     epochs: int,
     device: torch.device,
     saved: Mapping[str, Rollouts],
+    stored: Mapping[str, Any],
+    exchange: Exchange,
 ) -> Planner | None:
     """The planner of a run; None where every sentence is read along its reference.
 
     Raises:
-        NoSuchRollout: a selector or a reuse of rollouts that students do not have yet.
+        NoSuchRollout: a selector that students do not have yet.
     """
     if config.selector.type == "never" and config.data_target == "distribution":
         return None
@@ -147,11 +186,17 @@ def build_planner(
             "distillation.selector 'quality' needs the teachers' own translations during training, "
             "which sources do not give yet; take 'beta', 'both' or 'always'"
         )
-    if config.rollout.reuse_updates or config.rollout.aggregate:
-        raise NoSuchRollout(
-            "distillation.rollout.reuse_updates and aggregate are not there yet; leave them out"
-        )
-    return Planner(config, model, seed, total_updates, epochs, device, saved)
+    return Planner(
+        config, model, seed, total_updates, epochs, device, saved,
+        memory=RolloutMemory.of(config.rollout, stored), exchange=exchange,
+    )  # fmt: skip
+
+
+def remembered(planner: Planner | None) -> dict[str, Any]:
+    """The planner's memory of all workers' rollouts, for a checkpoint."""
+    if planner is None or planner.memory is None:
+        return {}
+    return rollouts_to_json(planner.memory.stored)
 
 
 def _seeds(utterance_ids: Sequence[str], seed: int, update: int) -> list[int]:
