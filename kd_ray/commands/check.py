@@ -32,6 +32,7 @@ from kd_ray.speech.manifest import Utterance, read_manifest
 from kd_ray.speech.tokens import Tokens
 from kd_ray.students.assembly import read_split, student_needs
 from kd_ray.teachers.store import TargetStore, estimate_bytes
+from kd_ray.teachers.store_source import check_fusing
 from kd_ray.teachers.teacher import load_teachers
 
 logger = logging.getLogger(__name__)
@@ -173,6 +174,7 @@ def _check_distill(config: DistillConfig, root: Path, found: Findings) -> None:
     found.attempt(handshake, needs, TeachersInfo(tuple(infos), source=source.type))
     if store is not None:
         found.attempt(_check_coverage, store, train, infos, config)
+        found.attempt(check_fusing, store, config.distillation.fusing)
     found.notes.append(_estimates(config, tokens, train, len(infos), hosts))
 
 

@@ -82,6 +82,7 @@ def inspect(
         compatibility=distill.distillation.compatibility,
         max_strings=distill.distillation.max_strings,
         dtype=distill.teachers.dtype,
+        fusing=distill.distillation.fusing,
     )
     request = score_request(
         [utterance], root=root, tokens=tokens, config=distill, fusion=fusion, per_teacher=True

@@ -32,6 +32,11 @@ largest probabilities, read as an error rate, which needs no reference.
 """
 
 
+Fusing = Literal["mixture", "geometric"]
+"""How several teachers' distributions become one: `sum_t w_t p_t`, or `prod_t p_t^w_t`, the
+weighted mean of log-probabilities, divided by its sum."""
+
+
 class TrustTable(Section):
     """Error rates of teachers on a named split: trust that does not depend on the utterance."""
 
@@ -269,6 +274,12 @@ class Distillation(Section):
         if "rollout" in self.learns_on:
             targets.add(self.rollout_target)
         return frozenset(targets)
+
+    @property
+    def fusing(self) -> Fusing:
+        """What makes the divergence from the fused teachers teach as the mean of theirs does."""
+        reverse = self.divergence == "reverse_kl" and "distribution" in self.targets
+        return "geometric" if reverse else "mixture"
 
     @property
     def largest_alpha(self) -> float:

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_ray import __version__
-from kd_ray.config.teachers import Strategy
+from kd_ray.config.teachers import Fusing, Strategy
 from kd_ray.core.targets import FloatArray, IntArray, LabelStrings, TokenTarget, pad_labels
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Raised whenever a request or signal changes its shape or meaning."""
 
 Wanted = Literal["tokens", "labels"]
@@ -77,6 +77,8 @@ class Fusion:
     max_strings: int | None = None
     dtype: Literal["float32", "float16"] = "float32"
     """To which teachers' log-probabilities are rounded, at temperature 1, before fusing."""
+    fusing: Fusing = "mixture"
+    """Of decoder distributions; label strings are merged by their weights either way."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +157,8 @@ class Signal:
     num_teachers: int
     teacher_s: float = 0.0
     """Seconds of teacher computation behind this signal, summed over teachers."""
+    fusing: Fusing = "mixture"
+    """What `tokens` is over several teachers."""
     outputs: tuple[TeacherOutput, ...] = ()
     """Per-teacher outputs, only where the request asked for them."""
 

@@ -50,6 +50,7 @@ def build_request(
         compatibility=config.distillation.compatibility,
         max_strings=config.distillation.max_strings,
         dtype=config.teachers.dtype,
+        fusing=config.distillation.fusing,
     )
     wanted: set[Wanted] = set()
     if config.distillation.ctc_weight < 1:
