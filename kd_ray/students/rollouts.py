@@ -101,33 +101,38 @@ class Planner:
             update: planned, with all its micro-batches; updates come in order.
             read: the rollouts of this worker's micro-batches.
         """
-        # What an interrupted run had written for it is in the memory already.
-        if self.memory is None or str(update) in self.saved:
+        if self.memory is None:
             return
-        new = {name: each[-1] for name, each in read.items() if each[-1].update == update}
+        # What an interrupted run had written for it is in the memory already.
+        saved = self.saved.get(str(update), {})
+        new = {
+            name: each[-1] for name, each in read.items()
+            if each[-1].update == update and name not in saved
+        }  # fmt: skip
         self.memory.add(update, self.exchange(new))
 
     def _prefixes(self, batch: Batch, rows: IntArray, update: int) -> list[list[Written]]:
         """The rollouts that these rows are read with; of an interrupted run as they were."""
         names = [batch.utterance_ids[row] for row in rows]
-        kept = self.saved.get(str(update))
-        if kept is not None:
-            return [kept[name] for name in names]
-        memory = self.memory
-        own: dict[int, Written] = {}
-        for row, name in zip(rows.tolist(), names, strict=True):
+        saved, memory = self.saved.get(str(update), {}), self.memory
+        own: dict[str, Written] = {}
+        for name in names:
             again = None if memory is None else memory.reusable(name, update)
             if again is not None:
-                own[row] = again
-        new = np.array([row for row in rows.tolist() if row not in own], dtype=np.int64)
-        if len(new):
-            written = self._decode(batch.take(new), update)
-            for row, ids in zip(new.tolist(), written, strict=True):
-                own[row] = Written(ids, update)
-        return [
-            [own[row]] if memory is None else memory.prefixes(name, own[row])
-            for row, name in zip(rows.tolist(), names, strict=True)
-        ]
+                own[name] = again
+        new = [row for row, name in zip(rows.tolist(), names, strict=True)
+               if name not in own and name not in saved]  # fmt: skip
+        if new:
+            written = self._decode(batch.take(np.array(new)), update)
+            for row, ids in zip(new, written, strict=True):
+                own[batch.utterance_ids[row]] = Written(ids, update)
+        prefixes: list[list[Written]] = []
+        for name in names:
+            if name in saved:
+                prefixes.append(saved[name])
+            else:
+                prefixes.append([own[name]] if memory is None else memory.prefixes(name, own[name]))
+        return prefixes
 
     @torch.no_grad()
     def _decode(self, batch: Batch, update: int) -> list[list[int]]:
