@@ -38,7 +38,7 @@ demo: $(STAMP)
 	@$(PY) jobs/recipe.py configs/demo/recipe.yaml
 
 test: $(STAMP)
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadgroup
 
 test-slow: $(STAMP)
 	$(PY) -m pytest -m 'slow and not gpu'
