@@ -23,6 +23,7 @@ from kd_ray.config.teachers import StoreSource as StoreSection
 from kd_ray.core.contracts import TeacherSource, handshake
 from kd_ray.evaluation.run_folder import RunFolder
 from kd_ray.evaluation.system import read_teacher_list
+from kd_ray.evaluation.token_file import token_file
 from kd_ray.models.checkpoint import checkpoint_digest
 from kd_ray.speech.tokens import Tokens
 from kd_ray.students.assembly import read_split, student_needs
@@ -75,7 +76,7 @@ def run_training(config: TrainConfig | DistillConfig, root: Path) -> dict[str, A
 
 def _look_before_starting(job: TrainingJob) -> None:
     """What no restart heals should not cost a worker group its start, over and over."""
-    tokens = Tokens.load(job.root / job.config.data.tokens)
+    tokens = Tokens.load(token_file(job.config, job.root))
     for manifest in (job.config.data.train, job.config.data.valid):
         read_split(manifest, job.root, job.config, tokens)
     if job.pool is not None:
@@ -175,7 +176,7 @@ def open_source(
     section = config.teachers.source
     folders = read_teacher_list(config.teachers.list, job.root) if config.teachers.list else None
     if isinstance(section, StoreSection):
-        tokens = Tokens.load(job.root / config.data.tokens)
+        tokens = Tokens.load(token_file(config, job.root))
         return StoreSource(
             TargetStore.open(job.root / section.path),
             read_split(config.data.train, job.root, config, tokens),

@@ -140,6 +140,8 @@ class Rollout(Section):
     """A rollout is used again if it was made at most this many updates ago; 0: always anew."""
     aggregate: bool = False
     """Keep old rollouts as further prefixes of their sentences (DAgger)."""
+    max_aggregated: int = Field(5, ge=2)
+    """`aggregate` only: most rollouts of a sentence, the newest included; the oldest goes."""
 
     @model_validator(mode="after")
     def _settings_belong_to_the_decoding(self) -> Self:

@@ -35,6 +35,11 @@ largest probabilities, read as an error rate, which needs no reference.
 """
 
 
+Fusing = Literal["mixture", "geometric"]
+"""How several teachers' distributions become one: `sum_t w_t p_t`, or `prod_t p_t^w_t`, the
+weighted mean of log-probabilities, divided by its sum."""
+
+
 class TrustTable(Section):
     """Error rates of teachers on a named split: trust that does not depend on the utterance."""
 
@@ -322,6 +327,12 @@ class Distillation(Section):
         return self.selector.type == "quality" or self.aggrevate is not None
 
     @property
+    def fusing(self) -> Fusing:
+        """What makes the divergence from the fused teachers teach as the mean of theirs does."""
+        reverse = self.divergence == "reverse_kl" and "distribution" in self.targets
+        return "geometric" if reverse else "mixture"
+
+    @property
     def largest_alpha(self) -> float:
         """The teachers' share at its largest; 0 if they teach nothing in the whole run."""
         if isinstance(self.gold_weight, GoldSchedule):
@@ -457,6 +468,11 @@ class Distillation(Section):
                 f"divergence {self.divergence!r} needs the teacher's probability of every token, "
                 f"and top_k {self.top_k} keeps few; use cross_entropy or forward_kl, or leave out "
                 "top_k"
+            )
+        if selector == "quality" and self.rollout.aggregate:
+            raise ValueError(
+                "rollout.aggregate with selector 'quality': a rollout is scored when it is made, "
+                "and old ones would be read whatever they score; leave out one of the two"
             )
         engine = (selector, self.data_target, self.divergence, self.top_k)
         if self.compatibility == "reference" and engine != (

@@ -83,6 +83,8 @@ class Training(Section):
     checkpoint_every_updates: int | None = Field(None, ge=1)
     """Also checkpoint within epochs; always at the end of each epoch."""
     keep_checkpoints: int = Field(2, ge=1)
+    average_last: int | None = Field(None, ge=2)
+    """The exported model is the mean of those of the last so many validations; null: the best."""
     max_skipped_updates: int = Field(5, ge=0)
     """Updates in a row whose loss or gradient may be not finite before the run stops."""
     init_encoder_from: str | None = None

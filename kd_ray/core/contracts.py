@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_ray import __version__
-from kd_ray.config.teachers import Strategy
+from kd_ray.config.teachers import Fusing, Strategy
 from kd_ray.core.targets import FloatArray, IntArray, LabelStrings, TokenTarget, pad_labels
 
 PROTOCOL_VERSION = 3
@@ -77,6 +77,8 @@ class Fusion:
     max_strings: int | None = None
     dtype: Literal["float32", "float16"] = "float32"
     """To which teachers' log-probabilities are rounded, at temperature 1, before fusing."""
+    fusing: Fusing = "mixture"
+    """Of decoder distributions; label strings are merged by their weights either way."""
 
 
 Answer_co = TypeVar("Answer_co", covariant=True)
@@ -221,6 +223,8 @@ class Signal:
     num_teachers: int
     teacher_s: float = 0.0
     """Seconds of teacher computation behind this signal, summed over teachers."""
+    fusing: Fusing = "mixture"
+    """What `tokens` is over several teachers."""
     outputs: tuple[TeacherOutput, ...] = ()
     """Per-teacher outputs, only where the request asked for them."""
 
@@ -400,7 +404,9 @@ def handshake(needs: StudentNeeds, offered: TeachersInfo) -> None:
         lines = "\n  ".join(problems)
         raise HandshakeError(
             f"student and teachers do not fit ({offered.source} source):\n  {lines}\n"
-            "Ways out: point `data.tokens` at the teachers' own token file (tokens.json in their "
-            "checkpoint folder), train the teachers on the student's tokens, or take the teachers "
-            "named above off the list."
+            "Ways out: let the student take the teachers' tokens (data.tokens: {type: "
+            "from_teacher}, or the path of the tokens.json in a checkpoint folder); train the "
+            "teachers on the student's tokens; take the teachers named above off the list; or "
+            "learn from the text that a teacher writes, which the student cuts into its own tokens "
+            "(`kd-ray translate` or `transcribe`, then `kd-ray train` on what it wrote)."
         )

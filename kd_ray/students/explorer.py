@@ -22,7 +22,8 @@ from kd_ray.models.encoders import Encoded
 from kd_ray.speech.tokens import Tokens
 from kd_ray.students.data import Batch
 from kd_ray.students.requests import score_along
-from kd_ray.students.rollouts import Planner, Rollouts
+from kd_ray.students.rollout_memory import Rollouts
+from kd_ray.students.rollouts import Planner
 
 
 @dataclass(kw_only=True)

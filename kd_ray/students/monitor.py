@@ -7,7 +7,13 @@ import numpy as np
 from torch import Tensor
 
 from kd_ray.core.contracts import Signal
-from kd_ray.core.diagnostics import ImitationSums, divergence_sums, rollout_sums, teacher_sums
+from kd_ray.core.diagnostics import (
+    ImitationSums,
+    age_sums,
+    divergence_sums,
+    rollout_sums,
+    teacher_sums,
+)
 from kd_ray.core.exploration import ExplorationSums, TriedItems
 from kd_ray.core.imitation import rollout_caps
 from kd_ray.core.losses import LossSum
@@ -54,5 +60,13 @@ class Monitor:
         """Figures of the whole update: beta, shares and means; or the worth of tried actions."""
         if self._planner.config.aggrevate is not None:
             return ExplorationSums(*collective.sum(list(astuple(self._explored)))).figures()
+        if self._planner.memory is not None:
+            self._sums += age_sums(
+                [
+                    [update.index - written.update for written in read]
+                    for micro in update.micro_batches
+                    for read in micro.rollouts.values()
+                ]
+            )
         sums = ImitationSums.of(collective.sum(self._sums.values()))
         return {"beta": self._planner.beta(update.index, update.epoch), **sums.figures()}

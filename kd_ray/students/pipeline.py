@@ -19,7 +19,8 @@ from kd_ray.speech.batches import GlobalBatches, shard
 from kd_ray.students.data import Batch, StudentData
 from kd_ray.students.explorer import Explorer
 from kd_ray.students.requests import BuildRequest
-from kd_ray.students.rollouts import Planner, Rollouts
+from kd_ray.students.rollout_memory import Rollouts
+from kd_ray.students.rollouts import Planner
 
 
 @dataclass
@@ -35,7 +36,7 @@ class MicroBatch:
     ghost: bool = False
     items: Items | None = None
     rollouts: Rollouts = field(default_factory=dict)
-    """What the student wrote for these utterances, by id."""
+    """What the student wrote for these utterances, now or before."""
     pending: PendingSignal[Signal | Generated] | None = None
     asked: bool = False
     settled: bool = False
@@ -60,6 +61,13 @@ class Update:
     """Seconds the student stood still for its teachers."""
     gone: TeachersGone | None = None
     """Why it could not be planned; told where its signals are collected, by all workers alike."""
+
+
+def _rollouts_of(update: Update) -> Rollouts:
+    """Over all micro-batches, each of which has utterances of its own."""
+    return {
+        name: read for micro in update.micro_batches for name, read in micro.rollouts.items()
+    }  # fmt: skip
 
 
 class Pipeline:
@@ -113,23 +121,16 @@ class Pipeline:
                     if micro.pending is not None:
                         micro.pending.cancel()
 
-    def rollouts_in_flight(self) -> dict[str, Rollouts]:
-        """Rollouts of updates after the present one, by update: they cannot be made again.
+    def rollouts_in_flight(self, done: int) -> dict[str, Rollouts]:
+        """Rollouts of this worker for updates from number `done` on, by update.
 
-        They were made from weights that are gone by then; checkpoints keep them.
+        They cannot be made again: the weights that they were made from are gone by then.
+        Checkpoints keep them.
         """
-        return (
-            {
-                str(update.index): {
-                    name: ids
-                    for micro in update.micro_batches
-                    for name, ids in micro.rollouts.items()
-                }
-                for update in list(self._flying)[1:]
-            }
-            if self.planner is not None
-            else {}
-        )
+        return {
+            str(update.index): _rollouts_of(update) for update in self._flying
+            if update.index >= done
+        }  # fmt: skip
 
     def collect(self, update: Update, timeout_s: float) -> list[Signal | None]:
         """Wait for the signals of an update's micro-batches, in order.
@@ -178,6 +179,7 @@ class Pipeline:
             for micro in update.micro_batches:
                 if not micro.ghost:
                     self._plan(self.planner, update, micro)
+            self.planner.remember(index, _rollouts_of(update))
             update.rollout_s = time.perf_counter() - started
         return update
 

@@ -73,6 +73,7 @@ def fusion_of(config: DistillConfig, strategy: Strategy | None = None) -> Fusion
         compatibility=config.distillation.compatibility,
         max_strings=config.distillation.max_strings,
         dtype=config.teachers.dtype,
+        fusing=config.distillation.fusing,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import cast
 
 from kd_ray.config.data import TextColumn
+from kd_ray.config.teachers import Fusing
 from kd_ray.core.contracts import (
     Answer,
     Busy,
@@ -19,6 +20,7 @@ from kd_ray.core.contracts import (
 )
 from kd_ray.core.strategies import fuse
 from kd_ray.speech.manifest import Utterance
+from kd_ray.teachers.store.files import StoreError
 from kd_ray.teachers.store.index import some
 from kd_ray.teachers.store.rows import prefix_digest
 from kd_ray.teachers.store.target_store import TargetStore
@@ -120,6 +122,7 @@ class StoreSource:
             )
         if "tokens" in request.wanted:
             request.decoder_prefix()
+            check_fusing(self.store, request.fusion.fusing)
 
     def _estimate_bytes(self, request: Score) -> int:
         prefix = request.prefix if request.prefix is not None else request.references
@@ -155,6 +158,23 @@ class StoreSource:
                     f"{info.name} scored when {self.store.folder} was made. A store answers for "
                     "its own prefixes only: use a local or pool source, or make a new store."
                 )
+
+
+def check_fusing(store: TargetStore, fusing: Fusing) -> None:
+    """Refuse a geometric mean of stored top k.
+
+    A geometric mean is ruled by each teacher's smallest probabilities, which such a store lacks.
+
+    Raises:
+        StoreError: with the ways out.
+    """
+    if fusing == "geometric" and store.index.top_k is not None:
+        raise StoreError(
+            f"{store.folder} keeps the {store.index.top_k} likeliest tokens of each position, and "
+            "divergence reverse_kl needs the teachers' probability of every token; make a store "
+            "without top_k, ask the teachers themselves (source local or pool), or take "
+            "divergence forward_kl or cross_entropy"
+        )
 
 
 class PendingStoreSignal:
