@@ -96,8 +96,19 @@ ON_THE_FLY = {
 @pytest.mark.parametrize(
     ("preset", "more", "reads"),
     [
-        ("imitkd_transcripts", {"beta": {"type": "linear"}, "staleness": 1}, ON_THE_FLY),
-        ("checked_prefix", {"selector": {"metric": "chrf", "threshold": 0.15}}, {}),
+        pytest.param(
+            "imitkd_transcripts",
+            {"beta": {"type": "linear"}, "staleness": 1},
+            ON_THE_FLY,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "checked_prefix",
+            {"selector": {"metric": "chrf", "threshold": 0.15}},
+            {},
+            marks=pytest.mark.slow,
+        ),
+        # Its experts transcribe, score and write.
         ("aggrevate", {"aggrevate": {"reward": "chrf", "action": "expert_argmax"}}, ON_THE_FLY),
     ],
     ids=["transcripts", "checked_prefix", "aggrevate"],
