@@ -237,6 +237,23 @@ TokenSource = Annotated[
 ]
 
 
+class TokensFromTeacher(Section):
+    """The target tokens and special ids of the first teacher of the list."""
+
+    type: Literal["from_teacher"]
+
+
+def _kind_of_token_file(value: Any) -> str:
+    """A path, unless it is a section."""
+    return "from_teacher" if isinstance(value, dict | Section) else "path"
+
+
+TokenFile = Annotated[
+    Annotated[str, Tag("path")] | Annotated[TokensFromTeacher, Tag("from_teacher")],
+    Discriminator(_kind_of_token_file),
+]
+
+
 class AudioChecks(Section):
     """When a row is bad. Durations in seconds."""
 
@@ -274,8 +291,8 @@ class Data(Section):
     train: str
     """Manifest (Parquet) of the training split; relative paths start at the root."""
     valid: str
-    tokens: str
-    """Token file made by `kd-ray prepare`."""
+    tokens: TokenFile
+    """Token file made by `kd-ray prepare`; or, with teachers, `{type: from_teacher}`."""
     column: TextColumn = "phones"
     """What the model learns to write."""
     source_column: TextColumn = "transcript"

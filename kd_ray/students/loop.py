@@ -23,6 +23,7 @@ from kd_ray.core.contracts import Reporter, Signal, TeachersGone
 from kd_ray.core.criteria import Part
 from kd_ray.core.schedules import Schedule
 from kd_ray.students.checkpoints import TrainingCheckpoints
+from kd_ray.students.last_models import LastModels
 from kd_ray.students.monitor import Monitor
 from kd_ray.students.optim import set_lr
 from kd_ray.students.pipeline import Pipeline, Update
@@ -85,6 +86,8 @@ class Student:
     alpha: Callable[[Update], float | None]
     """The teachers' share of the loss, where it is scheduled."""
     save_best: Callable[[float, int], None]
+    last_models: LastModels | None
+    """For the average of the last validated models, where that is what the run exports."""
     save_state: Callable[[Progress], None]
     dump: Dump
     on_epoch: Callable[[Mapping[str, Any]], None]
@@ -226,6 +229,8 @@ def validate(student: Student, progress: Progress, update: Update) -> None:
     if error < progress.best_error:
         progress.best_error, progress.best_epoch = error, update.epoch + 1
         student.save_best(error, update.epoch + 1)
+    if student.last_models is not None and student.learner.collective.rank == 0:
+        student.last_models.add(update.index + 1)
     figures = {
         "kind": "valid",
         "update": update.index + 1,
