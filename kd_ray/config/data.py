@@ -232,7 +232,9 @@ class SpecAugment(Section):
 
     time_masks: int = Field(2, ge=0)
     max_time_s: float = Field(0.15, ge=0)
-    """Longest time mask, in seconds; also never more than a fifth of the utterance."""
+    """Longest time mask, in seconds."""
+    max_time_share: float = Field(0.2, ge=0, le=1)
+    """Longest time mask, as a share of the utterance."""
     frequency_masks: int = Field(2, ge=0)
     max_frequency: float = Field(0.2, ge=0, le=1)
     """Widest frequency mask, as a fraction of the mel axis."""
