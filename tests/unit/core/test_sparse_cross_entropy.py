@@ -58,3 +58,18 @@ def test_nan_in_padding_and_half_precision():
     assert rough.dtype == torch.float32
     assert half.grad.dtype == torch.bfloat16
     assert rough.item() == pytest.approx(clean, rel=0.02)
+
+
+def test_the_gradient_can_be_taken_twice_and_extreme_logits_stay_finite():
+    logits, target = example(2)
+    logits = (logits.float() * 300).requires_grad_()
+    loss = token_cross_entropy(logits, token_tensors(target)).sum
+    (first,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, logits)
+    assert torch.isfinite(loss)
+    assert torch.equal(first, second)
+    exact = logits.detach().double().requires_grad_()
+    expected = token_cross_entropy(exact, token_tensors(target)).sum
+    expected.backward()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(first.double(), exact.grad, rtol=0, atol=1e-6)
