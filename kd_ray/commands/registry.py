@@ -27,6 +27,6 @@ COMMANDS: dict[str, Callable[[], Callable[..., Any]]] = {
     "compare": _lazily("compare", "compare"),
     "recipe": _lazily("recipe", "recipe"),
     "replay": _lazily("replay", "replay"),
-    "bench": _lazily("bench", "bench_step"),
+    "bench": _lazily("bench", "bench"),
 }
 """Commands that read a configuration file of their own: name to a function that finds them."""

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from kd_ray.config.base import Section
+from kd_ray.config.base import Name, Section
+from kd_ray.config.bench import BenchConfig
 from kd_ray.config.data import (
     AudioChecks,
     Corpus,
@@ -17,9 +18,6 @@ from kd_ray.config.evaluation import BleuTokenizer, CascadeSystem, Head, Protoco
 from kd_ray.config.model import Model, Recognizer, SpeechToText, TextToText
 from kd_ray.config.teachers import Distillation, Teachers
 from kd_ray.config.training import Supervised, Training, Workers
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")]
-"""Letters, digits, dot, dash, underscore; a slash makes a sub-folder of `runs/`."""
 
 InventoryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
@@ -374,21 +372,6 @@ class ReplayConfig(Section):
     """`failed_updates/update-...` of a run; its `replay.yaml` names it."""
 
 
-class BenchStepConfig(Section):
-    """`kd-ray bench`: what a distillation step costs against a supervised one."""
-
-    command: Literal["bench"]
-    name: Name = "bench/step"
-    data: Data
-    model: Model = Recognizer()
-    teachers: Teachers
-    distillation: Distillation = Distillation()
-    teacher_counts: tuple[int, ...] = (1, 10)
-    warmup: int = Field(3, ge=0)
-    repeats: int = Field(15, ge=1)
-    threads: int = Field(1, ge=1)
-
-
 CommandConfig = Annotated[
     PrepareConfig
     | TrainConfig
@@ -400,7 +383,7 @@ CommandConfig = Annotated[
     | CompareConfig
     | ReportConfig
     | RecipeConfig
-    | BenchStepConfig
+    | BenchConfig
     | ReplayConfig
     | TranscribeConfig
     | TranslateConfig,

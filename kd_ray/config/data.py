@@ -208,7 +208,7 @@ class TokensFromFairseq(Section):
     column: TextColumn = "translation"
 
 
-def _type_of_tokens(value: Any) -> str:
+def _type(value: Any) -> str:
     """`train` where nothing is said."""
     chosen = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
     return "train" if chosen is None else str(chosen)
@@ -216,7 +216,7 @@ def _type_of_tokens(value: Any) -> str:
 
 TokenSource = Annotated[
     Annotated[TokensFromTraining, Tag("train")] | Annotated[TokensFromFairseq, Tag("fairseq")],
-    Discriminator(_type_of_tokens),
+    Discriminator(_type),
 ]
 
 
