@@ -26,7 +26,7 @@ def build_generator(config: BenchRolloutsConfig) -> Callable[[], list[list[int]]
     except ImportError as error:
         raise NeedsTransformers(
             f"bench rollouts with transformers: true needs Hugging Face Transformers ({error}): "
-            "pip install 'kd-ray[bench]', or set transformers to false"
+            "pip install 'kd-ray[hf]', or set transformers to false"
         ) from error
     encoder, decoder = config.model.encoder, config.model.decoder
     assert isinstance(encoder, SpeechTransformerEncoder)

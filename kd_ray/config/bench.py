@@ -47,7 +47,7 @@ class BenchRolloutsConfig(Section):
     length: int = Field(125, ge=1)
     """Tokens that every row writes: the end symbol is barred."""
     transformers: bool = False
-    """Also `generate` of Hugging Face Transformers, a model of the same sizes (extra `bench`)."""
+    """Also `generate` of Hugging Face Transformers, a model of the same sizes (extra `hf`)."""
     warmup: int = Field(1, ge=0)
     repeats: int = Field(5, ge=1)
     threads: int = Field(1, ge=1)
