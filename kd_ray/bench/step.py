@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kd_ray.config.bench import BenchStepConfig
-from kd_ray.config.commands import DistillConfig, TrainConfig
+from kd_ray.config.commands import BenchStepConfig, DistillConfig, TrainConfig
 from kd_ray.config.teachers import StoreSource as StoreSection
 from kd_ray.config.training import Supervised, Training
 from kd_ray.core.contracts import Audio, Fusion, Labels, Score, TeacherOutput, TeacherSource

@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from kd_ray.config.bench import BenchRolloutsConfig, BenchSparseConfig, BenchStepConfig
+from kd_ray.config.bench import BenchRolloutsConfig, BenchSparseConfig
+from kd_ray.config.commands import BenchStepConfig
 from kd_ray.evaluation.run_folder import environment, write_json
 
 logger = logging.getLogger(__name__)

@@ -1,35 +1,15 @@
-"""Sections of `kd-ray bench WHAT CONFIG`, one for each thing that is measured."""
+"""Sections of `kd-ray bench WHAT CONFIG` for what needs neither data nor teachers."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from kd_ray.config.base import Name, Section
-from kd_ray.config.data import Data
 from kd_ray.config.model import (
-    Model,
-    Recognizer,
     SpeechToText,
     SpeechTransformerEncoder,
     TransformerDecoder,
 )
-from kd_ray.config.teachers import Distillation, Teachers
-
-
-class BenchStepConfig(Section):
-    """`kd-ray bench step`: what a distillation step costs against a supervised one."""
-
-    command: Literal["bench"]
-    what: Literal["step"] = "step"
-    name: Name = "bench/step"
-    data: Data
-    model: Model = Recognizer()
-    teachers: Teachers
-    distillation: Distillation = Distillation()
-    teacher_counts: tuple[int, ...] = (1, 10)
-    warmup: int = Field(3, ge=0)
-    repeats: int = Field(15, ge=1)
-    threads: int = Field(1, ge=1)
 
 
 class BenchRolloutsConfig(Section):
@@ -91,15 +71,7 @@ class BenchSparseConfig(Section):
         return self
 
 
-def _what(value: Any) -> str:
-    """`step` where nothing is said."""
+def what(value: Any) -> str:
+    """What a file for `kd-ray bench` measures: `step` where it does not say."""
     chosen = value.get("what") if isinstance(value, dict) else getattr(value, "what", None)
     return "step" if chosen is None else str(chosen)
-
-
-BenchConfig = Annotated[
-    Annotated[BenchStepConfig, Tag("step")]
-    | Annotated[BenchRolloutsConfig, Tag("rollouts")]
-    | Annotated[BenchSparseConfig, Tag("sparse")],
-    Discriminator(_what),
-]

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from kd_ray.config.base import Name, Section
-from kd_ray.config.bench import BenchConfig
+from kd_ray.config.bench import BenchRolloutsConfig, BenchSparseConfig, what
 from kd_ray.config.data import (
     AudioChecks,
     Corpus,
@@ -372,6 +372,22 @@ class ReplayConfig(Section):
     """`failed_updates/update-...` of a run; its `replay.yaml` names it."""
 
 
+class BenchStepConfig(Section):
+    """`kd-ray bench step`: what a distillation step costs against a supervised one."""
+
+    command: Literal["bench"]
+    what: Literal["step"] = "step"
+    name: Name = "bench/step"
+    data: Data
+    model: Model = Recognizer()
+    teachers: Teachers
+    distillation: Distillation = Distillation()
+    teacher_counts: tuple[int, ...] = (1, 10)
+    warmup: int = Field(3, ge=0)
+    repeats: int = Field(15, ge=1)
+    threads: int = Field(1, ge=1)
+
+
 CommandConfig = Annotated[
     PrepareConfig
     | TrainConfig
@@ -383,7 +399,12 @@ CommandConfig = Annotated[
     | CompareConfig
     | ReportConfig
     | RecipeConfig
-    | BenchConfig
+    | Annotated[
+        Annotated[BenchStepConfig, Tag("step")]
+        | Annotated[BenchRolloutsConfig, Tag("rollouts")]
+        | Annotated[BenchSparseConfig, Tag("sparse")],
+        Discriminator(what),
+    ]
     | ReplayConfig
     | TranscribeConfig
     | TranslateConfig,

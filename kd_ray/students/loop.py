@@ -232,12 +232,6 @@ def validate(student: Student, progress: Progress, update: Update) -> None:
     if error < progress.best_error:
         progress.best_error, progress.best_epoch = error, update.epoch + 1
         student.save_best(error, update.epoch + 1)
-    patience = student.training.patience
-    if patience is not None and update.epoch + 1 - progress.best_epoch >= patience:
-        progress.out_of_patience = True
-        student.reporter.event(
-            "out_of_patience", epoch=update.epoch + 1, best_epoch=progress.best_epoch
-        )
     figures = {
         "kind": "valid",
         "update": update.index + 1,
@@ -248,3 +242,9 @@ def validate(student: Student, progress: Progress, update: Update) -> None:
     }
     student.reporter.metrics(figures)
     student.on_epoch(figures)
+    patience = student.training.patience
+    if patience is not None and update.epoch + 1 - progress.best_epoch >= patience:
+        progress.out_of_patience = True
+        student.reporter.event(
+            "out_of_patience", epoch=update.epoch + 1, best_epoch=progress.best_epoch
+        )
