@@ -1,5 +1,6 @@
 """How much memory torch holds at most while something runs."""
 
+import os
 from collections.abc import Callable
 
 from torch.profiler import ProfilerActivity, profile
@@ -14,6 +15,8 @@ def peak_bytes(run: Callable[[], object]) -> int:
     Counted from every allocation and release of torch's own allocator: exact and repeatable, and
     other libraries' buffers are not in it.
     """
+    # Else the profiler writes to the screen that it found no GPU.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     assert profiler.profiler is not None

@@ -7,14 +7,14 @@ medians. With and without the cache the same model must write the same tokens.
 Shapes: B utterances, T frames, F mels, T' encoder states, L tokens, V vocabulary.
 """
 
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kd_ray.bench.clock import Stopwatch, compare
 from kd_ray.bench.transformers_model import build_generator
 from kd_ray.config.bench import BenchRolloutsConfig
 from kd_ray.models.decoding import attention_greedy
@@ -59,16 +59,17 @@ def measure_rollouts(config: BenchRolloutsConfig) -> dict[str, Any]:
     }
     if config.transformers:
         ways["transformers"] = build_generator(config)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    watches = {name: Stopwatch() for name in ways}
     written: dict[str, list[list[int]]] = {}
+
+    def write(name: str) -> None:
+        written[name] = ways[name]()
+
     for turn in range(config.warmup + config.repeats):
-        for name, write in ways.items():
-            started = time.perf_counter()
-            written[name] = write()
-            if turn >= config.warmup:
-                seconds[name].append(time.perf_counter() - started)
-    compare(written["cache"], written["whole_prefix"])
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+        for name in ways:
+            watch = watches[name] if turn >= config.warmup else Stopwatch()
+            watch.run(partial(write, name))
+    check_equal(written["cache"], written["whole_prefix"])
     return {
         "threads": config.threads,
         "batch_size": config.batch_size,
@@ -77,9 +78,8 @@ def measure_rollouts(config: BenchRolloutsConfig) -> dict[str, Any]:
         "vocabulary_size": config.vocabulary_size,
         "parameters": sum(each.numel() for each in model.parameters()),
         "repeats": config.repeats,
-        "seconds": medians,
-        "to_cache": {name: value / medians["cache"] for name, value in medians.items()},
-        "all_s": seconds,
+        "ways": compare(watches, "cache", "cache"),
+        "all_s": {name: watch.wall_s for name, watch in watches.items()},
     }
 
 
@@ -105,7 +105,7 @@ def greedy_without_cache(
     return written.tolist()  # type: ignore[no-any-return]
 
 
-def compare(cached: list[list[int]], without: list[list[int]]) -> None:
+def check_equal(cached: list[list[int]], without: list[list[int]]) -> None:
     """Refuse any difference.
 
     Raises:

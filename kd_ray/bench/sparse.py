@@ -7,8 +7,6 @@ beyond the logits, in a pass of its own.
 Shapes: B rows, U positions, V vocabulary, K kept tokens.
 """
 
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -18,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kd_ray.bench.clock import Stopwatch, compare
 from kd_ray.bench.memory import peak_bytes
 from kd_ray.config.bench import BenchSparseConfig
 from kd_ray.core.losses import TokenTensors, token_cross_entropy, token_tensors
@@ -49,23 +48,19 @@ def _measure(config: BenchSparseConfig, vocabulary: int) -> dict[str, Any]:
     shape = (config.batch_size, config.length, vocabulary)
     logits = torch.randn(shape, generator=generator)
     losses = _losses(config, torch.randn(shape, generator=generator))
-    seconds: dict[str, list[float]] = {name: [] for name in losses}
+    watches = {name: Stopwatch() for name in losses}
     for turn in range(config.warmup + config.repeats):
         for name, loss in losses.items():
-            leaf = logits.clone().requires_grad_()
-            started = time.perf_counter()
-            _learn(loss, leaf)
-            if turn >= config.warmup:
-                seconds[name].append(time.perf_counter() - started)
+            watch = watches[name] if turn >= config.warmup else Stopwatch()
+            watch.run(partial(_learn, loss, logits.clone().requires_grad_()))
     peaks = {
         name: peak_bytes(partial(_learn, loss, logits.clone().requires_grad_()))
         for name, loss in losses.items()
     }
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    times = compare(watches, PLAIN, PLAIN)
     return {
         name: {
-            "seconds": medians[name],
-            "to_cross_entropy": medians[name] / medians[PLAIN],
+            **times[name],
             "peak_bytes": peaks[name],
             "peak_to_cross_entropy": peaks[name] / peaks[PLAIN],
             "peak_with_logits_to_cross_entropy": (peaks[name] + logits.nbytes)

@@ -62,8 +62,11 @@ def bench_rollouts(config: BenchRolloutsConfig, root: Path) -> dict[str, Any]:
         figures["encoder_states"],
         figures["vocabulary_size"],
     )
-    for way, seconds in figures["seconds"].items():
-        logger.info("%-14s %9.3f s %7.2f", way, seconds, figures["to_cache"][way])
+    for way, times in figures["ways"].items():
+        logger.info(
+            "%-14s %9.3f s %7.2f   of computation %9.3f s %7.2f",
+            way, times["seconds"], times["to_cache"], times["cpu_seconds"], times["cpu_to_cache"],
+        )  # fmt: skip
     return _write(config, root, figures)
 
 
@@ -76,11 +79,13 @@ def bench_sparse(config: BenchSparseConfig, root: Path) -> dict[str, Any]:
     for vocabulary, losses in figures["vocabularies"].items():
         for name, loss in losses.items():
             logger.info(
-                "V = %-6s %-15s %8.1f ms %5.2f   %7.1f MiB %5.2f",
+                "V = %-6s %-15s %8.1f ms %5.2f   of computation %8.1f ms %5.2f   %7.1f MiB %5.2f",
                 vocabulary,
                 name,
                 1e3 * loss["seconds"],
                 loss["to_cross_entropy"],
+                1e3 * loss["cpu_seconds"],
+                loss["cpu_to_cross_entropy"],
                 loss["peak_bytes"] / 2**20,
                 loss["peak_to_cross_entropy"],
             )

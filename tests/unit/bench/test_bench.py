@@ -10,7 +10,12 @@ from yaml_files import write_config
 
 from kd_ray.bench import rollouts
 from kd_ray.bench.memory import peak_bytes
-from kd_ray.bench.rollouts import RolloutsDiffer, compare, greedy_without_cache, measure_rollouts
+from kd_ray.bench.rollouts import (
+    RolloutsDiffer,
+    check_equal,
+    greedy_without_cache,
+    measure_rollouts,
+)
 from kd_ray.bench.sparse import measure_sparse
 from kd_ray.cli import main
 from kd_ray.config.bench import BenchRolloutsConfig, BenchSparseConfig
@@ -60,21 +65,21 @@ def test_rollouts_have_the_asked_length_with_and_without_the_cache():
     assert not {0, 1, 2} & {token for row in written for token in row}
     assert rollouts.attention_greedy(model, encoded, torch.full((3,), 7)) == written
     with pytest.raises(RolloutsDiffer, match="row 1, token 2: 5 with the cache, 6 without"):
-        compare([[3], [3, 4, 5]], [[3], [3, 4, 6]])
+        check_equal([[3], [3, 4, 5]], [[3], [3, 4, 6]])
 
 
 def test_the_figures_of_rollouts_are_complete():
     figures = measure_rollouts(rollouts_config())
     assert figures["encoder_states"] == 5
-    assert figures["to_cache"]["cache"] == 1.0
-    assert set(figures["seconds"]) == {"cache", "whole_prefix"}
+    assert figures["ways"]["cache"]["to_cache"] == 1.0
+    assert set(figures["ways"]) == {"cache", "whole_prefix"}
     assert all(len(times) == 2 for times in figures["all_s"].values())
 
 
 def test_transformers_takes_part_where_it_is_there():
     pytest.importorskip("transformers")
     figures = measure_rollouts(rollouts_config(transformers=True))
-    assert figures["to_cache"]["transformers"] > 0
+    assert figures["ways"]["transformers"]["cpu_to_cache"] > 0
 
 
 def test_without_transformers_the_way_to_it_is_said(tmp_path, monkeypatch, capsys):
