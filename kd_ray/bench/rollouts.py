@@ -102,7 +102,7 @@ def greedy_without_cache(
         logits = model.decoder_logits(encoded, written, lengths)[:, -1]
         logits[:, [model.blank, model.bos, model.eos]] = float("-inf")
         written = torch.cat([written, logits.argmax(-1, keepdim=True)], dim=1)
-    return written.tolist()  # type: ignore[no-any-return]
+    return written.tolist()
 
 
 def check_equal(cached: list[list[int]], without: list[list[int]]) -> None:

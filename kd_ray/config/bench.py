@@ -35,10 +35,12 @@ class BenchRolloutsConfig(Section):
     @model_validator(mode="after")
     def _transformers_has_such_a_model(self) -> Self:
         encoder, decoder = self.model.encoder, self.model.decoder
-        transformer = isinstance(encoder, SpeechTransformerEncoder) and isinstance(
-            decoder, TransformerDecoder
+        same = (
+            isinstance(encoder, SpeechTransformerEncoder)
+            and isinstance(decoder, TransformerDecoder)
+            and encoder.size == decoder.size
         )
-        if self.transformers and not (transformer and encoder.size == decoder.size):
+        if self.transformers and not same:
             raise ValueError(
                 "transformers: true needs model.encoder and model.decoder of type transformer and "
                 f"of one size, got {encoder.type} and {decoder.type}; set transformers to false"
