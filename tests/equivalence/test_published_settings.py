@@ -136,7 +136,8 @@ def test_it_imitates_an_in_domain_expert(prepared):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["imitkd_full", "imitkd_optimal", "word_kd"])
+@pytest.mark.parametrize("prepared", ["mustc_paper"], indirect=True)
+@pytest.mark.parametrize("file", ["imitkd_full", "imitkd_optimal"])
 def test_it_learns_from_an_expert_of_published_size(prepared, file):
     name, root = prepared
     lines = imitate(name, root, file, "expert_wmt19")
