@@ -28,6 +28,7 @@ _HELP = {
     "report": "one page with tables and plots from an evaluation and its runs",
     "compare": "two systems of an evaluation, utterance by utterance",
     "recipe": "commands one after another, as `make demo` runs them",
+    "study": "systems times seeds: one file for each, and a table of means and deviations",
     "replay": "a skipped update again: which utterances and parameters are not finite",
     "bench": "what a step, a rollout or a loss costs (`kd-ray bench step CONFIG`)",
     "check": "find problems of a configuration before anything starts",

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kd_ray.commands.recipe import load_task
+from kd_ray.commands.study import study_jobs
 from kd_ray.commands.train_teachers import teacher_configs
 from kd_ray.config.base import Section
 from kd_ray.config.commands import (
@@ -16,11 +18,11 @@ from kd_ray.config.commands import (
     InferTeachersConfig,
     PrepareConfig,
     RecipeConfig,
+    StudyConfig,
     TrainConfig,
     TrainTeachersConfig,
 )
 from kd_ray.config.data import ManifestCorpus
-from kd_ray.config.load import load
 from kd_ray.config.model import Model, TextToText
 from kd_ray.config.teachers import PoolSource, StoreSource
 from kd_ray.config.training import Workers
@@ -285,10 +287,17 @@ def _check_recipe(config: RecipeConfig, root: Path, found: Findings) -> None:
     """Only the configurations: what later steps read is made by earlier ones."""
     for step in config.steps:
         for task in step.tasks:
-            place = Path(task.config)
-            section = found.attempt(load, place if place.exists() else root / place, task.overrides)
+            section = found.attempt(load_task, task, root)
             if isinstance(section, TrainTeachersConfig):
                 found.attempt(teacher_configs, section)
+
+
+def _check_study(config: StudyConfig, root: Path, found: Findings) -> None:
+    """The same, for every row and seed."""
+    if config.first:
+        steps = RecipeConfig(command="recipe", name=config.name, steps=config.first)
+        _check_recipe(steps, root, found)
+    found.attempt(study_jobs, config, root)
 
 
 _CHECKS: dict[type[Section], Callable[[Any, Path, Findings], None]] = {
@@ -300,4 +309,5 @@ _CHECKS: dict[type[Section], Callable[[Any, Path, Findings], None]] = {
     EvaluateConfig: _check_evaluate,
     DecodeConfig: _check_decode,
     RecipeConfig: _check_recipe,
+    StudyConfig: _check_study,
 }

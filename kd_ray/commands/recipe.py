@@ -4,14 +4,20 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from kd_ray.commands.registry import COMMANDS
 from kd_ray.commands.watch import EpochWatcher
 from kd_ray.config.base import Section
-from kd_ray.config.commands import DistillConfig, RecipeConfig, RecipeStep, TrainConfig
+from kd_ray.config.commands import (
+    DistillConfig,
+    RecipeConfig,
+    RecipeStep,
+    RecipeTask,
+    TrainConfig,
+)
 from kd_ray.config.load import load
 from kd_ray.config.teachers import PoolSource
 from kd_ray.evaluation.run_folder import RunFolder, write_json
@@ -30,8 +36,7 @@ def recipe(config: RecipeConfig, root: Path) -> dict[str, float]:
     """
     from kd_ray.cluster.runtime import ensure_ray
 
-    steps = [(step, [_load(task.config, task.overrides, root) for task in step.tasks])
-             for step in config.steps]  # fmt: skip
+    steps = [(step, [load_task(task, root) for task in step.tasks]) for step in config.steps]
     seconds: dict[str, float] = {}
     with ensure_ray(cpus=max(os.cpu_count() or 1, 2, *(_cpus(*each) for each in steps))):
         for number, (step, tasks) in enumerate(steps, start=1):
@@ -44,10 +49,10 @@ def recipe(config: RecipeConfig, root: Path) -> dict[str, float]:
     return seconds
 
 
-def _load(path: str, overrides: Mapping[str, Any], root: Path) -> Section:
+def load_task(task: RecipeTask, root: Path) -> Section:
     """Configurations lie beside the code: relative to the command's folder, else to the root."""
-    place = Path(path)
-    return load(place if place.exists() else root / place, overrides)
+    place = Path(task.config)
+    return load(place if place.exists() else root / place, task.overrides)
 
 
 def _run_step(step: RecipeStep, tasks: list[Section], root: Path) -> None:

@@ -26,6 +26,7 @@ COMMANDS: dict[str, Callable[[], Callable[..., Any]]] = {
     "report": _lazily("report", "report"),
     "compare": _lazily("compare", "compare"),
     "recipe": _lazily("recipe", "recipe"),
+    "study": _lazily("study", "study"),
     "replay": _lazily("replay", "replay"),
     "bench": _lazily("bench", "bench"),
 }

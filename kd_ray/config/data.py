@@ -27,6 +27,19 @@ class LogMel(Section):
     """Only frames that lie wholly inside the signal, as Kaldi's default and fairseq have it."""
 
 
+Accent = Literal[
+    "en-us",
+    "en",
+    "en-gb-scotland",
+    "en-gb-x-rp",
+    "en-gb-x-gbclan",
+    "en-gb-x-gbcwmd",
+    "en-029",
+    "en-us-nyc",
+]
+"""Accents of espeak-ng; `en` is British."""
+
+
 class DemoCorpus(Section):
     """The corpus that kd_ray makes itself: a bilingual grammar spoken by espeak-ng."""
 
@@ -45,6 +58,10 @@ class DemoCorpus(Section):
     """Speakers (voice, pitch, speed, accent) are disjoint between the splits."""
     max_words: int = Field(7, ge=3)
     """Longest English sentence, in words; short sentences keep a first run quick."""
+    vocabulary: int | None = Field(None, ge=50)
+    """Only sentences of this many most frequent English words; null: of all (about 1,100)."""
+    accents: tuple[Accent, ...] | None = Field(None, min_length=1)
+    """Accents of all speakers, equally often; null: eight, American ones most often."""
     snr_db: tuple[float, float] = (15.0, 35.0)
     """Additive noise: signal-to-noise ratio drawn uniformly from this range, in dB."""
     reverberation: float = Field(0.2, ge=0, le=1)

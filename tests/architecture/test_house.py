@@ -9,8 +9,14 @@ from pathlib import Path
 import pytest
 
 from kd_ray.commands.registry import COMMANDS
+from kd_ray.commands.study import study_jobs
 from kd_ray.commands.train_teachers import teacher_configs
-from kd_ray.config.commands import CommandConfig, RecipeConfig, TrainTeachersConfig
+from kd_ray.config.commands import (
+    CommandConfig,
+    RecipeConfig,
+    StudyConfig,
+    TrainTeachersConfig,
+)
 from kd_ray.config.load import _sections_in, load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +72,8 @@ def test_every_configuration_loads(path, monkeypatch):
         for step in config.steps:
             for task in step.tasks:
                 load(Path(task.config), task.overrides)
+    if isinstance(config, StudyConfig):
+        assert study_jobs(config, ROOT)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -175,3 +175,15 @@ def test_too_little_training_for_the_alphabet_is_an_error(monkeypatch):
     config = TINY.model_copy(update={"train_utterances": 1})
     with pytest.raises(DemoCorpusError, match="raise train_utterances"):
         draw_lines(config)
+
+
+def test_accents_can_be_chosen():
+    speakers = cast(DemoCorpus(accents=("en-us", "en")))
+    accents = Counter(speaker.voice.accent for speaker in speakers["train"])
+    assert set(accents) == {"en-us", "en"}
+
+
+def test_settings_that_are_not_made_use_of_leave_older_corpora_valid():
+    digest = corpus_module.corpus_digest
+    assert digest(TINY) == digest(TINY.model_copy(update={"vocabulary": None, "accents": None}))
+    assert digest(TINY) != digest(TINY.model_copy(update={"vocabulary": 200}))

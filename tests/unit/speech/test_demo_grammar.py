@@ -22,6 +22,7 @@ from kd_ray.speech.corpora.demo.grammar import (
     SPLIT_SHARES,
     GrammarExhaustedError,
     SentenceSource,
+    frequent_words,
     split_of,
 )
 from kd_ray.speech.corpora.demo.patterns import Grammar
@@ -276,3 +277,31 @@ def test_exhausted_grammar_says_so(monkeypatch):
     assert source.next(split).english == "we sing"
     with pytest.raises(GrammarExhaustedError, match=r"at most 3 words.*raise max_words"):
         source.next(split)
+
+
+def test_a_small_vocabulary_keeps_to_the_most_frequent_words():
+    words = frequent_words(200, 6)
+    assert len(words) == 200
+    assert {"the", "is", "we"} <= words
+    source = SentenceSource(1, 6, vocabulary=200)
+    english = [source.next("train").english for _ in range(200)]
+    assert len(set(english)) == 200
+    assert {word for sentence in english for word in sentence.split()} <= words
+    unlimited = SentenceSource(1, 6)
+    assert (
+        not {word for _ in range(200) for word in unlimited.next("train").english.split()} <= words
+    )
+
+
+def test_an_exhausted_vocabulary_says_so(monkeypatch):
+    monkeypatch.setattr(SentenceSource, "_PATIENCE", 2_000)
+    source = SentenceSource(1, 3, vocabulary=50)
+    found = []
+
+    def exhaust():
+        while True:
+            found.append(source.next("valid"))
+
+    with pytest.raises(GrammarExhaustedError, match=r"out of 50.*raise max_words or vocabulary"):
+        exhaust()
+    assert found

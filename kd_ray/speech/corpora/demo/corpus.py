@@ -115,7 +115,8 @@ def build_demo_corpus(
 def corpus_digest(config: DemoCorpus) -> str:
     """16 hexadecimal digits over all that decides the bytes: settings and versions."""
     content = {
-        "config": config.model_dump(mode="json"),
+        # Settings that are not made use of do not count: older corpora know fewer of them.
+        "config": config.model_dump(mode="json", exclude_none=True),
         "version": CORPUS_VERSION,
         "espeak": espeak_version(),
     }
@@ -184,7 +185,7 @@ def draw_lines(config: DemoCorpus) -> dict[str, list[Line]]:
     Raises:
         DemoCorpusError: the grammar has too few sentences of this length.
     """
-    source = SentenceSource(config.seed, config.max_words)
+    source = SentenceSource(config.seed, config.max_words, config.vocabulary)
     sizes = _sizes(config)
     lines: dict[str, list[Line]] = {}
     try:
@@ -315,7 +316,7 @@ def _unless(absent: bool, value: float) -> float | None:
 def babble_jobs(config: DemoCorpus) -> list[Job]:
     """Utterances that are only heard in the background."""
     speakers = cast(config)["babble"]
-    source = SentenceSource(config.seed, config.max_words)
+    source = SentenceSource(config.seed, config.max_words, config.vocabulary)
     return [
         make_job(
             config,

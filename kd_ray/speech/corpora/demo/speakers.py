@@ -1,5 +1,6 @@
 """Who speaks the demo corpus: voices that no two splits share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -32,13 +33,12 @@ class Speaker:
     voice: Voice
 
 
-def _voice(random: Random, variant: str) -> Voice:
+def _voice(random: Random, variant: str, weights: Mapping[str, float]) -> Voice:
     def between(low: float, high: float) -> float:
         return low + (high - low) * random.random()
 
-    accents = list(_ACCENT_WEIGHTS)
     return Voice(
-        accent=random.choices(accents, weights=list(_ACCENT_WEIGHTS.values()))[0],
+        accent=random.choices(list(weights), weights=list(weights.values()))[0],
         variant=variant,
         pitch=round(between(30, 70)),
         pitch_range=round(between(25, 75)),
@@ -57,6 +57,9 @@ def cast(config: DemoCorpus) -> dict[str, list[Speaker]]:
     """
     random = Random(f"{config.seed}/speakers")
     variants = sorted(VARIANTS, key=lambda _: random.random())
+    weights: Mapping[str, float] = _ACCENT_WEIGHTS
+    if config.accents is not None:
+        weights = dict.fromkeys(config.accents, 1.0)
     counts = {
         "test": config.test_speakers,
         "valid": config.valid_speakers,
@@ -69,7 +72,7 @@ def cast(config: DemoCorpus) -> dict[str, list[Speaker]]:
     for split, count in counts.items():
         speakers[split] = []
         for number in range(count):
-            voice = _voice(random, variants[index % len(variants)])
+            voice = _voice(random, variants[index % len(variants)], weights)
             speakers[split].append(Speaker(f"{split}-speaker-{number:03d}", voice))
             index += 1
     return speakers

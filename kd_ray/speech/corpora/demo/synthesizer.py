@@ -13,10 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_ray.config.data import Accent
 from kd_ray.speech.corpora.demo.errors import SynthesisError
 from kd_ray.speech.corpora.demo.phones import normalize_phones
 
@@ -26,17 +28,8 @@ ESPEAK_RATE_HZ = 22050
 REFERENCE_VOICE = "en-us"
 """Phones are the pronunciation of this accent, whatever accent speaks: one canonical label."""
 
-ACCENTS = (
-    "en-us",
-    "en",
-    "en-gb-scotland",
-    "en-gb-x-rp",
-    "en-gb-x-gbclan",
-    "en-gb-x-gbcwmd",
-    "en-029",
-    "en-us-nyc",
-)
-"""Voices that speak English differently (`en` is British)."""
+ACCENTS: tuple[str, ...] = get_args(Accent)
+"""Voices that speak English differently."""
 
 _VARIANTS = """
 f1 f2 f3 f4 f5 m1 m2 m3 m4 m5 m6 m7 m8 Alex Alicia Andrea Andy Annie Denis Diogo Gene Gene2
