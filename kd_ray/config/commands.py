@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from kd_ray.config.base import Section
+from kd_ray.config.base import Name, Section
+from kd_ray.config.bench import BenchRolloutsConfig, BenchSparseConfig, what
 from kd_ray.config.data import (
     AudioChecks,
     Corpus,
@@ -18,9 +19,6 @@ from kd_ray.config.imitation import PRESETS
 from kd_ray.config.model import Model, Recognizer, SpeechToText, TextToText
 from kd_ray.config.teachers import Distillation, Teachers
 from kd_ray.config.training import Supervised, Training, Workers
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")]
-"""Letters, digits, dot, dash, underscore; a slash makes a sub-folder of `runs/`."""
 
 InventoryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
@@ -477,9 +475,10 @@ class ReplayConfig(Section):
 
 
 class BenchStepConfig(Section):
-    """`kd-ray bench`: what a distillation step costs against a supervised one."""
+    """`kd-ray bench step`: what a distillation step costs against a supervised one."""
 
     command: Literal["bench"]
+    what: Literal["step"] = "step"
     name: Name = "bench/step"
     data: Data
     model: Model = Recognizer()
@@ -508,7 +507,12 @@ CommandConfig = Annotated[
     | ReportConfig
     | RecipeConfig
     | StudyConfig
-    | BenchStepConfig
+    | Annotated[
+        Annotated[BenchStepConfig, Tag("step")]
+        | Annotated[BenchRolloutsConfig, Tag("rollouts")]
+        | Annotated[BenchSparseConfig, Tag("sparse")],
+        Discriminator(what),
+    ]
     | ReplayConfig
     | TranscribeConfig
     | TranslateConfig,

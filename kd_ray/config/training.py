@@ -80,6 +80,8 @@ class Training(Section):
     select_by: SelectBy = "attention"
     """What keeps the best model and steers New-Bob: an error rate of phones or words, by greedy
     decoding of one head, or a score of translations (their error is 100 minus it)."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after this many epochs without a better model; null: never."""
     checkpoint_every_updates: int | None = Field(None, ge=1)
     """Also checkpoint within epochs; always at the end of each epoch."""
     keep_checkpoints: int = Field(2, ge=1)

@@ -232,9 +232,7 @@ def build_student(
         config.data.batches,
         training.seed,
     )
-    total_updates = sum(batches.updates_per_epoch(epoch) for epoch in range(training.epochs))
-    if training.max_updates is not None:
-        total_updates = min(total_updates, training.max_updates)
+    total_updates = batches.updates_in(training.epochs, training.max_updates)
     schedule = Schedule(training.schedule, total_updates)
     checkpoints = TrainingCheckpoints(run.path / "checkpoints", training.keep_checkpoints)
     made_of = {
@@ -336,9 +334,7 @@ def build_student(
         optimizer=optimizer,
         schedule=schedule,
         pipeline=pipeline,
-        validation=Validation(
-            splits["valid"], 2 * config.data.batches.batch_size, device, training.select_by
-        ),
+        validation=_validation(config, splits["valid"], device),
         checkpoints=checkpoints,
         reporter=reporter,
         training=training,
@@ -353,6 +349,17 @@ def build_student(
         on_epoch=on_epoch,
     )
     return student, progress
+
+
+def _validation(
+    config: TrainConfig | DistillConfig, valid: StudentData, device: torch.device
+) -> Validation:
+    """Decoding keeps no gradients, so it takes twice what a micro-batch may have."""
+    batches, training = config.data.batches, config.training
+    max_batch_s = batches.max_batch_s
+    if max_batch_s is not None:
+        max_batch_s *= 2 / training.accumulation
+    return Validation(valid, 2 * batches.batch_size, device, training.select_by, max_batch_s)
 
 
 def _strategy(config: DistillConfig, source: TeacherSource, root: Path) -> Strategy:

@@ -46,6 +46,8 @@ class Progress:
     """Updates done."""
     best_error: float = float("inf")
     best_epoch: int = 0
+    out_of_patience: bool = False
+    """The model has not become better for `training.patience` epochs."""
     skipped_in_a_row: int = 0
     seconds: float = 0.0
     statistics: SignalStatistics = field(default_factory=SignalStatistics)
@@ -94,7 +96,9 @@ class Student:
 
 
 def train(student: Student, progress: Progress) -> Progress:
-    """Train from `progress` to the last update; returns where it ended."""
+    """Train from `progress` to the last update, or out of patience; returns where it ended."""
+    if progress.out_of_patience:
+        return progress
     for update in student.pipeline.updates(progress.update):
         started = time.perf_counter()
         figures = take_update(student, progress, update)
@@ -106,6 +110,8 @@ def train(student: Student, progress: Progress) -> Progress:
         every = student.training.checkpoint_every_updates
         if update.ends_epoch or (every and progress.update % every == 0):
             student.save_state(progress)
+        if progress.out_of_patience:
+            break
     return progress
 
 
@@ -241,3 +247,9 @@ def validate(student: Student, progress: Progress, update: Update) -> None:
     }
     student.reporter.metrics(figures)
     student.on_epoch(figures)
+    patience = student.training.patience
+    if patience is not None and update.epoch + 1 - progress.best_epoch >= patience:
+        progress.out_of_patience = True
+        student.reporter.event(
+            "out_of_patience", epoch=update.epoch + 1, best_epoch=progress.best_epoch
+        )
