@@ -234,21 +234,21 @@ def test_an_update_that_went_wrong_can_be_taken_again(tiny_root, experts, source
 
 
 def test_a_student_starts_from_another_runs_weights(tiny_root, experts, source):
-    run(config_of("first", experts, training__max_updates=2), tiny_root, source=source)
-    warm = {"training__init_from": "runs/first", "training__max_updates": 1,
+    run(config_of("aggrevate-first", experts, training__max_updates=2), tiny_root, source=source)
+    warm = {"training__init_from": "runs/aggrevate-first", "training__max_updates": 1,
             "training__optimizer": {"type": "sgd", "lr": 1e-30, "weight_decay": 0.0}}  # fmt: skip
-    run(config_of("warm", experts, **warm), tiny_root, source=source)
-    start = load_file(tiny_root / "runs/first/model/model.safetensors")
-    end = last_weights(tiny_root, "warm")
+    run(config_of("aggrevate-warm", experts, **warm), tiny_root, source=source)
+    start = load_file(tiny_root / "runs/aggrevate-first/model/model.safetensors")
+    end = last_weights(tiny_root, "aggrevate-warm")
     assert_close(start, end, 1e-12)
     other = {**STUDENT, "decoder": {**tiny.ATTENTION, "size": 8}}
-    config = config_of("other", experts, **warm).model_copy(
+    config = config_of("aggrevate-other", experts, **warm).model_copy(
         update={"model": type(config_of("x", experts).model).model_validate(other)}
     )
     with pytest.raises(CheckpointError, match=r"decoder\.size: model has 16, the model 8"):
         run(config, tiny_root, source=source)
     Tokens.train(["a b d e f g i k x"], "phones").save(tiny_root / "data/more.json")
-    config = config_of("spelt", experts, **warm, data__tokens="data/more.json")
+    config = config_of("aggrevate-spelt", experts, **warm, data__tokens="data/more.json")
     with pytest.raises(CheckpointError, match="tokens: those of the folder"):
         run(config, tiny_root, source=None)
 

@@ -9,6 +9,7 @@ from test_report_page import parsed
 from translation_folders import write_translations
 
 from kd_ray.core.diagnostics import ImitationSums
+from kd_ray.core.exploration import ExplorationSums
 from kd_ray.core.translation_scores import paired_bootstrap
 from kd_ray.report.comparison import compare_systems
 from kd_ray.report.comparison_page import (
@@ -163,7 +164,8 @@ def training(folder, name, *, imitation):
 
 def test_every_diagnostic_is_one_that_runs_write():
     sums = ImitationSums(*[1.0] * len(dataclasses.fields(ImitationSums)))
-    assert set(DIAGNOSTICS) <= {"beta", *sums.figures()}
+    tried = ExplorationSums(*[1.0] * len(dataclasses.fields(ExplorationSums)))
+    assert set(DIAGNOSTICS) <= {"beta", *sums.figures(), *tried.figures()}
 
 
 def test_the_page_shows_translations_and_diagnostics(folder, tmp_path):

@@ -294,14 +294,14 @@ def test_a_small_vocabulary_keeps_to_the_most_frequent_words():
 
 
 def test_an_exhausted_vocabulary_says_so(monkeypatch):
-    monkeypatch.setattr(SentenceSource, "_PATIENCE", 2_000)
-    source = SentenceSource(1, 3, vocabulary=50)
+    monkeypatch.setattr(SentenceSource, "_PATIENCE", 20)
+    source = SentenceSource(1, 3, vocabulary=100)
     found = []
 
     def exhaust():
         while True:
-            found.append(source.next("valid"))
+            found.append(source.next("text_only"))
 
-    with pytest.raises(GrammarExhaustedError, match=r"out of 50.*raise max_words or vocabulary"):
+    with pytest.raises(GrammarExhaustedError, match=r"out of 100.*raise max_words or vocabulary"):
         exhaust()
     assert found

@@ -9,8 +9,9 @@ import pytest
 import soundfile
 import torch
 import yaml
+from corpus_trees import write, write_sound
 from numpy.typing import NDArray
-from test_corpus_imports import rows_of, write, write_sound
+from test_corpus_imports import rows_of
 from test_corpus_imports import run as run_any
 from torchaudio.compliance import kaldi
 

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_corpus_imports import run, write_sound
+from corpus_trees import write_sound
+from test_corpus_imports import run
 from test_sentencepiece_tokens import SENTENCES
 
 from kd_ray.config.commands import PrepareConfig
