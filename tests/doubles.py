@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from kd_ray.config.data import LogMel
-from kd_ray.config.teachers import Average, Best, Weighted
+from kd_ray.config.strategies import Average, Best, Weighted
 from kd_ray.core.contracts import (
     Audio,
     Fusion,

@@ -20,7 +20,8 @@ from kd_ray.cluster.runtime import ensure_ray
 from kd_ray.config.commands import DistillConfig, TrainConfig
 from kd_ray.config.teachers import PoolSource as PoolSection
 from kd_ray.config.teachers import StoreSource as StoreSection
-from kd_ray.core.contracts import TeacherSource, handshake
+from kd_ray.core.contracts import TeacherSource
+from kd_ray.core.handshake import handshake
 from kd_ray.evaluation.run_folder import RunFolder
 from kd_ray.evaluation.system import read_teacher_list
 from kd_ray.evaluation.token_file import token_file

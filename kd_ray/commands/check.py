@@ -17,16 +17,16 @@ from kd_ray.config.commands import (
     EvaluateConfig,
     InferTeachersConfig,
     PrepareConfig,
-    RecipeConfig,
-    StudyConfig,
     TrainConfig,
     TrainTeachersConfig,
 )
 from kd_ray.config.data import ManifestCorpus
 from kd_ray.config.model import Model, TextToText
+from kd_ray.config.recipes import RecipeConfig, StudyConfig
 from kd_ray.config.teachers import PoolSource, StoreSource
 from kd_ray.config.training import Workers
-from kd_ray.core.contracts import TeacherInfo, TeachersInfo, handshake
+from kd_ray.core.contracts import TeacherInfo, TeachersInfo
+from kd_ray.core.handshake import handshake
 from kd_ray.evaluation.system import read_teacher_list, resolve_checkpoint
 from kd_ray.evaluation.token_file import token_file
 from kd_ray.models.checkpoint import checkpoint_digest, read_config

@@ -12,7 +12,7 @@ import torch
 
 from kd_ray.config.commands import EvaluateConfig
 from kd_ray.config.evaluation import CascadeSystem, Head
-from kd_ray.config.teachers import TrustTable
+from kd_ray.config.strategies import TrustTable
 from kd_ray.core.translation_scores import REPORTED, TITLES, signature
 from kd_ray.evaluation.cascade import AnySystem, Cascade, load_any
 from kd_ray.evaluation.decode import Search, greedy_heads

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd_ray.config.commands import TranscribeConfig, TranslateConfig
+from kd_ray.config.generation import TranscribeConfig, TranslateConfig
 from kd_ray.core.scores import count_errors
 from kd_ray.core.translation_scores import (
     TranslationCounts,

@@ -11,14 +11,9 @@ from typing import Any
 from kd_ray.commands.registry import COMMANDS
 from kd_ray.commands.watch import EpochWatcher
 from kd_ray.config.base import Section
-from kd_ray.config.commands import (
-    DistillConfig,
-    RecipeConfig,
-    RecipeStep,
-    RecipeTask,
-    TrainConfig,
-)
+from kd_ray.config.commands import DistillConfig, TrainConfig
 from kd_ray.config.load import load
+from kd_ray.config.recipes import RecipeConfig, RecipeStep, RecipeTask
 from kd_ray.config.teachers import PoolSource
 from kd_ray.evaluation.run_folder import RunFolder, write_json
 

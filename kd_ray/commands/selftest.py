@@ -19,7 +19,7 @@ from kd_ray.cluster.runtime import ensure_ray
 from kd_ray.commands.signals import expect_distillation, score_request
 from kd_ray.config.base import Section
 from kd_ray.config.commands import DistillConfig
-from kd_ray.config.teachers import Average
+from kd_ray.config.strategies import Average
 from kd_ray.config.teachers import PoolSource as PoolSection
 from kd_ray.config.teachers import StoreSource as StoreSection
 from kd_ray.core.contracts import Fusion, Score, Signal, TeacherSource

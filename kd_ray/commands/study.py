@@ -12,8 +12,9 @@ from typing import Any
 
 from kd_ray.commands.recipe import load_task, recipe, run_command
 from kd_ray.config.base import Section
-from kd_ray.config.commands import EvaluateConfig, RecipeConfig, RecipeTask, StudyConfig, StudyRow
+from kd_ray.config.commands import EvaluateConfig
 from kd_ray.config.load import ConfigError
+from kd_ray.config.recipes import RecipeConfig, RecipeTask, StudyConfig, StudyRow
 from kd_ray.evaluation.run_folder import write_json
 from kd_ray.report.study import Cell, study_table
 

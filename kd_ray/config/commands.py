@@ -15,8 +15,10 @@ from kd_ray.config.data import (
     TokenSource,
 )
 from kd_ray.config.evaluation import BleuTokenizer, CascadeSystem, Head, Protocol, SystemList
+from kd_ray.config.generation import TranscribeConfig, TranslateConfig
 from kd_ray.config.imitation import PRESETS
 from kd_ray.config.model import Model, Recognizer, SpeechToText, TextToText
+from kd_ray.config.recipes import RecipeConfig, StudyConfig
 from kd_ray.config.teachers import Distillation, Teachers
 from kd_ray.config.training import Supervised, Training, Workers
 
@@ -275,88 +277,6 @@ class DecodeConfig(Section):
         return self
 
 
-class _Generate(Section):
-    """A manifest in, another out, with one column written anew."""
-
-    manifest: str
-    output: str
-    """The new manifest (Parquet)."""
-    log: str | None = None
-    """Log of a `fairseq-generate` run over the manifest's rows, in place of `system`."""
-    log_lines: Literal["H", "D"] = "D"
-    """Which lines of the log: `D`, detokenised, or `H`, as the model wrote them."""
-    decoding: Head = "beam"
-    beam_size: int = Field(5, ge=1)
-    length_penalty: float = Field(1.0, ge=0)
-    max_tokens: int | None = Field(None, ge=1)
-    candidates: Literal["best", "nearest_to_reference"] = "best"
-    """What is written of the beam: its best hypothesis, or the one that scores highest against the
-    row's own text (sequence interpolation; Kim & Rush 2016)."""
-    nearest_by: Literal["bleu", "chrf"] = "bleu"
-    """The sentence score that says what is near; BLEU with exponential smoothing."""
-    batch_size: int = Field(32, ge=1)
-    keep_old_as: str | None = None
-    """Further column for the old texts; null: they are dropped."""
-    share: float = Field(1.0, gt=0, le=1)
-    """Share of rows that get the new text, drawn by id and `seed`; the others keep the old one."""
-    seed: int = Field(1, ge=0)
-    empty: Literal["leave_out", "keep"] = "leave_out"
-    """Rows whose new text is empty: nothing can be learned from them."""
-
-    @model_validator(mode="after")
-    def _candidates_come_from_a_beam(self) -> Self:
-        if self.candidates == "best":
-            return self
-        if self.log is not None or self.decoding != "beam" or self.beam_size < 2:
-            raise ValueError(
-                f"candidates: {self.candidates} chooses among the hypotheses of a system's beam; "
-                f"got decoding {self.decoding}, beam_size {self.beam_size} and "
-                f"{'no log' if self.log is None else 'a log'}; set system, decoding: beam and a "
-                "beam_size of 2 or more"
-            )
-        return self
-
-
-class TranscribeConfig(_Generate):
-    """`kd-ray transcribe`: transcripts of a recogniser in place of (or beside) the gold ones."""
-
-    command: Literal["transcribe"]
-    system: str | None = None
-    """Run or checkpoint folder of a recogniser that writes words."""
-
-    @property
-    def column(self) -> TextColumn:
-        """What is written."""
-        return "transcript"
-
-    @model_validator(mode="after")
-    def _one_writer(self) -> Self:
-        if (self.system is None) == (self.log is None):
-            raise ValueError("give either system or log")
-        return self
-
-
-class TranslateConfig(_Generate):
-    """`kd-ray translate`: translations of an expert (sequence-level distillation)."""
-
-    command: Literal["translate"]
-    system: str | CascadeSystem | None = None
-    """Run or checkpoint folder of a translator, or a recogniser and a translator behind it."""
-    reads_column: str = "transcript"
-    """What a text translator reads."""
-
-    @property
-    def column(self) -> TextColumn:
-        """What is written."""
-        return "translation"
-
-    @model_validator(mode="after")
-    def _one_writer(self) -> Self:
-        if (self.system is None) == (self.log is None):
-            raise ValueError("give either system or log")
-        return self
-
-
 class CompareConfig(Section):
     """`kd-ray compare`: two systems of an evaluation, utterance by utterance."""
 
@@ -398,72 +318,6 @@ class ReportConfig(Section):
     """Label (as in the evaluation) to run folder of a student."""
     teachers: str | tuple[str, ...] | None = None
     """The teachers' list: their runs are shown too."""
-
-
-class RecipeTask(Section):
-    """One command of a recipe."""
-
-    config: str
-    overrides: dict[str, Any] = Field(default_factory=dict)
-
-
-class RecipeStep(Section):
-    """Tasks that may run at the same time."""
-
-    title: str
-    tasks: tuple[RecipeTask, ...] = Field(min_length=1)
-    parallel: int = Field(1, ge=1)
-
-
-class RecipeConfig(Section):
-    """`kd-ray recipe`: commands in order, as `make demo` runs them."""
-
-    command: Literal["recipe"]
-    name: Name
-    steps: tuple[RecipeStep, ...] = Field(min_length=1)
-
-
-class StudyRow(Section):
-    """A line of a study's table: what is made for each seed, and how it is scored."""
-
-    tasks: tuple[RecipeTask, ...] = ()
-    """In order, for each seed. `{seed}` and `{row}` in overrides (keys and values) are filled in;
-    a value that is `{seed}` alone is a number."""
-    evaluation: RecipeTask
-    """A configuration of `evaluate`, with the same placeholders."""
-    system: str
-    """Label of the row's system in that evaluation."""
-    seeds: tuple[int, ...] | None = Field(None, min_length=1)
-    """Where it differs from the study's: a system that has no seed needs one row only."""
-
-
-class StudyConfig(Section):
-    """`kd-ray study`: systems times seeds, one JSON file for each, and a table of means."""
-
-    command: Literal["study"]
-    name: Name
-    results: str
-    """Folder for the rows' JSON files and for `table.md`; finished rows are not made again."""
-    seeds: tuple[int, ...] = Field((1, 2, 3), min_length=1)
-    parallel: int = Field(1, ge=1)
-    """Rows at a time."""
-    first: tuple[RecipeStep, ...] = ()
-    """What all rows share, made before the first."""
-    rows: dict[str, StudyRow] = Field(min_length=1)
-    baseline: str | None = None
-    """Row that differences are shown to."""
-    commit: bool = False
-    """Commit each finished row's file with git, so that an interrupted study loses nothing."""
-
-    @model_validator(mode="after")
-    def _rows_can_be_told_apart(self) -> Self:
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds must differ, got {list(self.seeds)}")
-        if self.baseline is not None and self.baseline not in self.rows:
-            raise ValueError(
-                f"baseline must be one of the rows ({', '.join(self.rows)}), got {self.baseline!r}"
-            )
-        return self
 
 
 class ReplayConfig(Section):

@@ -22,7 +22,7 @@ from typing import TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_ray.config.teachers import Fusing
+from kd_ray.config.strategies import Fusing
 from kd_ray.core.contracts import Fusion, Signal, TeacherOutput
 from kd_ray.core.partials import (
     Partial,

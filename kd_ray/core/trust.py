@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_ray.config.teachers import (
+from kd_ray.config.strategies import (
     Average,
     Best,
     Confidence,

@@ -11,13 +11,10 @@ import torch
 from kd_ray.config.commands import DistillConfig, TrainConfig
 from kd_ray.config.data import AudioChecks
 from kd_ray.config.model import GlobalNormalizer, TextToText
-from kd_ray.config.teachers import PoolSource, Strategy, Trust
-from kd_ray.core.contracts import (
-    Reporter,
-    StudentNeeds,
-    TeacherSource,
-    handshake,
-)
+from kd_ray.config.strategies import Strategy, Trust
+from kd_ray.config.teachers import PoolSource
+from kd_ray.core.contracts import Reporter, TeacherSource
+from kd_ray.core.handshake import StudentNeeds, handshake
 from kd_ray.core.schedules import Progress as HowFar
 from kd_ray.core.schedules import Schedule, alpha_at
 from kd_ray.core.trust import check_trust_on_rollouts

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from kd_ray.config.teachers import Trust
+from kd_ray.config.strategies import Trust
 from kd_ray.config.training import Training
 from kd_ray.core.contracts import Reporter, Signal, TeachersGone
 from kd_ray.core.criteria import Part

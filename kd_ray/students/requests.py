@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kd_ray.config.commands import DistillConfig
-from kd_ray.config.teachers import Strategy, TrustTable
+from kd_ray.config.strategies import Strategy, TrustTable
 from kd_ray.core.contracts import Audio, Fusion, Generate, Labels, Score, Wanted, Writing
 from kd_ray.core.exploration import TriedItems
 from kd_ray.core.imitation import Items, rows_of

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_ray.config.teachers import Trust
+from kd_ray.config.strategies import Trust
 from kd_ray.core.contracts import Signal
 from kd_ray.core.trust import trust_statistics
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import cast
 
 from kd_ray.config.data import TextColumn
-from kd_ray.config.teachers import Fusing
+from kd_ray.config.strategies import Fusing
 from kd_ray.core.contracts import (
     Answer,
     Busy,

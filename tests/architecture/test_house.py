@@ -11,13 +11,9 @@ import pytest
 from kd_ray.commands.registry import COMMANDS
 from kd_ray.commands.study import study_jobs
 from kd_ray.commands.train_teachers import teacher_configs
-from kd_ray.config.commands import (
-    CommandConfig,
-    RecipeConfig,
-    StudyConfig,
-    TrainTeachersConfig,
-)
+from kd_ray.config.commands import CommandConfig, TrainTeachersConfig
 from kd_ray.config.load import _sections_in, load
+from kd_ray.config.recipes import RecipeConfig, StudyConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "kd_ray").rglob("*.py"))

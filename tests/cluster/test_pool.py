@@ -11,7 +11,7 @@ import ray
 from doubles import load_fake_teachers, request, writing_request
 
 from kd_ray.cluster.pool import PoolSource, PoolStartError, TeacherPool
-from kd_ray.config.teachers import Average, Best, Weighted
+from kd_ray.config.strategies import Average, Best, Weighted
 from kd_ray.config.teachers import PoolSource as PoolSettings
 from kd_ray.core.contracts import Busy, TeachersGone
 from kd_ray.teachers.local_source import LocalSource

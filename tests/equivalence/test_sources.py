@@ -5,7 +5,8 @@ import pytest
 import tiny
 from source_losses import STRATEGIES, TOLERANCE, request_for, rows_of, update_loss
 
-from kd_ray.core.contracts import PROTOCOL_VERSION, HandshakeError, TeachersInfo, handshake
+from kd_ray.core.contracts import PROTOCOL_VERSION, TeachersInfo
+from kd_ray.core.handshake import HandshakeError, handshake
 from kd_ray.speech.tokens import Tokens
 from kd_ray.students.assembly import student_needs
 from kd_ray.teachers.local_source import LocalSource

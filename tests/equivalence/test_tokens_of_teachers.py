@@ -10,7 +10,7 @@ from tiny_runs import last_weights, run, train_lines
 
 from kd_ray.commands.check import check
 from kd_ray.config.load import ConfigError
-from kd_ray.core.contracts import HandshakeError
+from kd_ray.core.handshake import HandshakeError
 from kd_ray.speech.tokens import SPECIALS, Tokens
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.teacher import load_teachers

@@ -10,18 +10,11 @@ from pydantic import ValidationError
 from tiny_runs import assert_close, last_weights, run, train_lines
 
 from kd_ray.commands.generate import transcribe
-from kd_ray.config.commands import TranscribeConfig
-from kd_ray.config.teachers import Average, OnTheFly
-from kd_ray.core.contracts import (
-    Audio,
-    Fusion,
-    Generate,
-    HandshakeError,
-    Labels,
-    Score,
-    View,
-    Writing,
-)
+from kd_ray.config.generation import TranscribeConfig
+from kd_ray.config.strategies import Average
+from kd_ray.config.teachers import OnTheFly
+from kd_ray.core.contracts import Audio, Fusion, Generate, Labels, Score, View, Writing
+from kd_ray.core.handshake import HandshakeError
 from kd_ray.evaluation.run_folder import RunFolderError
 from kd_ray.evaluation.system import UnusableSystem
 from kd_ray.speech.audio import read_waveform

@@ -3,15 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kd_ray.core.contracts import (
-    Audio,
-    HandshakeError,
-    Labels,
-    StudentNeeds,
-    TeacherInfo,
-    TeachersInfo,
-    handshake,
-)
+from kd_ray.core.contracts import Audio, Labels, TeacherInfo, TeachersInfo
+from kd_ray.core.handshake import HandshakeError, StudentNeeds, handshake
 
 TEACHER = TeacherInfo(0, "t0", "runs/t0", "d", "tokens", 40, 0, 1, 2, "mel", 25.0, 1000)
 NEEDS = StudentNeeds("tokens", 40, 0, 1, 2)

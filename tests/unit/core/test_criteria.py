@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from teacher_examples import example_outputs
 
-from kd_ray.config.teachers import Average, Distillation
+from kd_ray.config.strategies import Average
+from kd_ray.config.teachers import Distillation
 from kd_ray.config.training import Supervised
 from kd_ray.core.contracts import Fusion, Labels
 from kd_ray.core.criteria import DistillationCriterion, SupervisedCriterion

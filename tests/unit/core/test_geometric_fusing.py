@@ -11,16 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from teacher_examples import example_outputs
 
-from kd_ray.config.teachers import (
-    Average,
-    Best,
-    Confidence,
-    Distillation,
-    Fixed,
-    TopM,
-    TrustTable,
-    Weighted,
-)
+from kd_ray.config.strategies import Average, Best, Confidence, Fixed, TopM, TrustTable, Weighted
+from kd_ray.config.teachers import Distillation
 from kd_ray.core.contracts import Fusion, Labels, TeacherOutput
 from kd_ray.core.criteria import DistillationCriterion
 from kd_ray.core.losses import reverse_kl, token_tensors

@@ -19,7 +19,8 @@ from kd_ray.config.imitation import (
     ReverseSigmoidBeta,
     Rollout,
 )
-from kd_ray.config.teachers import Average, Distillation
+from kd_ray.config.strategies import Average
+from kd_ray.config.teachers import Distillation
 from kd_ray.core.contracts import Fusion, Labels
 from kd_ray.core.criteria import DistillationCriterion
 from kd_ray.core.imitation import (

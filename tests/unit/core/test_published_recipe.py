@@ -9,7 +9,8 @@ import oracles
 import pytest
 import torch
 
-from kd_ray.config.teachers import Average, Best, Distillation, Weighted
+from kd_ray.config.strategies import Average, Best, Weighted
+from kd_ray.config.teachers import Distillation
 from kd_ray.core.contracts import Fusion, Labels, Signal, TeacherOutput
 from kd_ray.core.criteria import DistillationCriterion
 from kd_ray.core.losses import (

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from teacher_examples import example_outputs
 
-from kd_ray.config.teachers import Average, Best, Weighted
+from kd_ray.config.strategies import Average, Best, Weighted
 from kd_ray.core.contracts import Fusion
 from kd_ray.core.strategies import FusedTargets, Partial, TeacherNaN, finish, fuse, local, merge
 

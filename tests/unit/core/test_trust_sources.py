@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from teacher_examples import example_outputs
 
-from kd_ray.config.teachers import Average, Best, Confidence, Fixed, TopM, TrustTable, Weighted
+from kd_ray.config.strategies import Average, Best, Confidence, Fixed, TopM, TrustTable, Weighted
 from kd_ray.core.contracts import Fusion
 from kd_ray.core.strategies import finish, fuse, local, merge
 from kd_ray.core.trust import TrustError, check_trust_on_rollouts, table_for

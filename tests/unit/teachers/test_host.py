@@ -8,7 +8,7 @@ import pytest
 from doubles import FakeTeacher, request
 from doubles import waveforms as noise
 
-from kd_ray.config.teachers import Average, Best, Weighted
+from kd_ray.config.strategies import Average, Best, Weighted
 from kd_ray.core import strategies
 from kd_ray.core.contracts import Audio, Labels, TeachersGone
 from kd_ray.speech.features import LogMelExtractor

@@ -13,7 +13,7 @@ from store_doubles import (
     utterances,
 )
 
-from kd_ray.config.teachers import Average, Best, Weighted
+from kd_ray.config.strategies import Average, Best, Weighted
 from kd_ray.core.contracts import Audio, Busy, Fusion, Labels, Score, View
 from kd_ray.core.strategies import fuse
 from kd_ray.speech.audio import read_waveform
