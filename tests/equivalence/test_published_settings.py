@@ -119,8 +119,9 @@ def test_a_student_of_published_size_learns_from_references(prepared):
     name, root = prepared
     changes = {"name": "alone", "training.max_updates": 1, "training.init_encoder_from": None}
     summary = run(read(name, "nll", changes), root)
-    millions = {"mustc_paper": 27.0, "covost_paper": 27.0, "europarl_paper": 10.2}
-    expected = millions.get(name, 10.2)
+    # Of fairseq's s2t_berard: encoder 4.8, decoder's cells 3.4, attention 0.5, output 0.2; the tiny
+    # tree's vocabulary adds next to nothing (256 a token: 2.0 with 8,000 tokens).
+    expected = 27.0 if name in ("mustc_paper", "covost_paper") else 8.9
     assert summary["parameters"] / 1e6 == pytest.approx(expected, rel=0.03)
     train, valid = read_json_lines(root / "runs/alone/metrics.jsonl")
     assert train["loss"] > 0
