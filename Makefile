@@ -9,16 +9,17 @@ UV     := .cache/uv/bin/uv
 export RAY_USAGE_STATS_ENABLED := 0
 export RAY_DEDUP_LOGS := 1
 
-.PHONY: install demo test test-slow test-all check format clean help
+.PHONY: install demo demo-st test test-slow test-all check format clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       train teachers, distil students, show what it brought (at most 10 minutes)"
+	@echo "make demo-st    the same for speech translation by imitation (at most 12 minutes)"
 	@echo "make test       everything but slow and gpu tests (at most 10 minutes)"
 	@echo "make test-slow  worker groups, kills, jobs (at most 40 minutes)"
 	@echo "make check      format, lint, strict types, import layers, spelling"
 	@echo "make format     apply the formatter"
-	@echo "make clean      remove what make demo wrote (runs/demo, data/demo)"
+	@echo "make clean      remove what the demos wrote (runs/, data/: demo, demo_st)"
 
 install: $(STAMP)
 
@@ -36,6 +37,9 @@ $(STAMP): $(UV) pyproject.toml
 
 demo: $(STAMP)
 	@$(PY) jobs/recipe.py configs/demo/recipe.yaml
+
+demo-st: $(STAMP)
+	@$(PY) jobs/recipe.py configs/demo_st/recipe.yaml
 
 test: $(STAMP)
 	$(PY) -m pytest -n 2 --dist loadgroup
@@ -55,4 +59,4 @@ format: $(STAMP)
 	$(VENV)/bin/ruff check --fix kd_ray jobs tests
 
 clean:
-	rm -rf runs/demo data/demo
+	rm -rf runs/demo data/demo runs/demo_st data/demo_st

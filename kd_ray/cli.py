@@ -6,7 +6,6 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from kd_ray import __version__
 from kd_ray.commands.registry import COMMANDS
@@ -31,7 +30,7 @@ _HELP = {
     "recipe": "commands one after another, as `make demo` runs them",
     "study": "systems times seeds: one file for each, and a table of means and deviations",
     "replay": "a skipped update again: which utterances and parameters are not finite",
-    "bench": "what a distillation step costs (`kd-ray bench step CONFIG`)",
+    "bench": "what a step, a rollout or a loss costs (`kd-ray bench step CONFIG`)",
     "check": "find problems of a configuration before anything starts",
     "inspect": "one utterance: reference, teachers, weights, choice, student",
     "selftest": "student = teacher gives a KL of 0 through local, store and pool",
@@ -97,7 +96,7 @@ def _run(parsed: argparse.Namespace) -> int:
         from kd_ray.commands.selftest import selftest
 
         return 0 if selftest(config, root).ok else 1
-    _expect(config, parsed.command, parsed.config)
+    _expect(config, parsed.command, parsed.config, getattr(parsed, "what", None))
     COMMANDS[parsed.command]()(config, root)
     return 0
 
@@ -107,11 +106,13 @@ def _load(path: Path, overrides: Sequence[str], root: Path) -> Section:
     return load(path if path.exists() else root / path, overrides)
 
 
-def _expect(config: Section, command: str, path: str) -> None:
-    found: Any = getattr(config, "command", None)
-    if found != command:
+def _expect(config: Section, command: str, path: str, what: str | None) -> None:
+    """The file must be one for this command, and for what `kd-ray bench` is to measure."""
+    found = " ".join(getattr(config, key) for key in ("command", "what") if hasattr(config, key))
+    asked = command if what is None else f"{command} {what}"
+    if found != asked:
         raise ConfigError(
-            f"{path} is a configuration for `kd-ray {found}`, not for `kd-ray {command}`"
+            f"{path} is a configuration for `kd-ray {found}`, not for `kd-ray {asked}`"
         )
 
 
@@ -131,7 +132,9 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=_HELP[name], description=_HELP[name])
         command.add_argument("-v", "--verbose", action="store_true", help="tracebacks, debug lines")
         if name == "bench":
-            command.add_argument("what", choices=["step"], help="what is measured")
+            command.add_argument(
+                "what", choices=["step", "rollouts", "sparse"], help="what is measured"
+            )
         command.add_argument("config", metavar="CONFIG", help="YAML file")
         if name == "inspect":
             command.add_argument("utterance", metavar="ID", help="utterance id")

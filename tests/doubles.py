@@ -12,11 +12,14 @@ from kd_ray.config.teachers import Average, Best, Weighted
 from kd_ray.core.contracts import (
     Audio,
     Fusion,
+    Generate,
     Labels,
     Score,
     TeacherInfo,
     TeacherOutput,
     Wanted,
+    Writing,
+    Written,
 )
 from kd_ray.teachers.readers import SpeechReader
 
@@ -105,6 +108,23 @@ class FakeTeacher:
             confidence=np.full(rows, -0.5, dtype=np.float32),
         )
 
+    def generate(
+        self, features: Tensor, lengths: Tensor, prefix: Labels, writing: Writing
+    ) -> Written:
+        """Writes its prefix and then its seed, `beam_size` times but no more than allowed."""
+        self.batch_sizes.append(len(lengths))
+        if self.pass_s:
+            time.sleep(self.pass_s)
+        more = [3 + self.seed % 4] * min(writing.beam_size, writing.max_length)
+        scores = [-(1 + (self.seed * int(frames)) % 5) / 5 for frames in lengths]
+        if self.broken_after is not None and len(self.batch_sizes) > self.broken_after:
+            scores[0] = np.nan
+        return Written(
+            Labels.of([[*string, *more] for string in prefix.strings()]),
+            np.array(scores, dtype=np.float32),
+            np.full(len(lengths), -7),
+        )
+
 
 def load_fake_teachers(folders: Sequence[Path], device: str) -> list[FakeTeacher]:
     """A pool's loader: `fakes/3` is the teacher of seed 3.
@@ -169,4 +189,26 @@ def request(
         per_teacher=per_teacher,
         deadline_s=deadline_s,
         priority=priority,
+    )
+
+
+def writing_request(
+    seed: int,
+    rows: int = 3,
+    *,
+    beam_size: int = 2,
+    prefix: bool = True,
+    teacher: int | None = None,
+    per_teacher: bool = False,
+) -> Generate:
+    """A request to write about `rows` utterances of noise."""
+    generator = np.random.default_rng(seed + 2000)
+    strings = [generator.integers(3, VOCABULARY, int(n)) for n in generator.integers(0, 4, rows)]
+    return Generate(
+        utterance_ids=tuple(f"u{seed}-{row}" for row in range(rows)),
+        audio=Audio.of(waveforms(seed, rows)),
+        writing=Writing(beam_size=beam_size),
+        prefix=Labels.of(strings) if prefix else None,
+        teacher=teacher,
+        per_teacher=per_teacher,
     )

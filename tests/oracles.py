@@ -26,6 +26,16 @@ def softmax(logits: Vector, temperature: float = 1.0) -> list[float]:
     return [math.exp(value) for value in log_softmax(logits, temperature)]
 
 
+def geometric_mean(distributions: Sequence[Vector], weights: Vector) -> list[float]:
+    """exp of the weighted mean of logarithms, divided by its sum; a weight of 0 takes no part."""
+    means = [
+        math.fsum(w * (math.log(p) if p > 0 else -math.inf) for p, w in
+                  zip(column, weights, strict=True) if w > 0)
+        for column in zip(*distributions, strict=True)
+    ]  # fmt: skip
+    return softmax(means)
+
+
 def cross_entropy(p: Vector, q: Vector) -> float:
     return -math.fsum(a * math.log(b) for a, b in zip(p, q, strict=True) if a > 0)
 

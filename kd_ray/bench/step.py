@@ -23,6 +23,7 @@ from kd_ray.core.losses import token_cross_entropy, token_tensors
 from kd_ray.core.strategies import fuse
 from kd_ray.evaluation.run_folder import RunFolder
 from kd_ray.evaluation.system import read_teacher_list
+from kd_ray.evaluation.token_file import token_file
 from kd_ray.speech.manifest import Utterance, read_manifest, write_manifest
 from kd_ray.speech.tokens import Tokens
 from kd_ray.students.assembly import build_student
@@ -44,7 +45,7 @@ def measure_step(config: BenchStepConfig, root: Path) -> dict[str, Any]:
         folders,
         rows,
         root=root,
-        tokens=root / config.data.tokens,
+        tokens=token_file(config, root),
         column=config.data.column,
         dtype=config.teachers.dtype,
     ) as source:
@@ -131,7 +132,7 @@ def _measure_decoder_loss(
     More teachers than there are: copies of their outputs with small noise stand in for them.
     """
     batch = rows[: config.data.batches.batch_size]
-    tokens = Tokens.load(root / config.data.tokens)
+    tokens = Tokens.load(token_file(config, root))
     fusion = Fusion(strategy=config.teachers.strategy, temperature=config.distillation.temperature)
     request = Score(
         utterance_ids=tuple(row.id for row in batch),

@@ -14,10 +14,11 @@ import ray
 import torch
 
 from kd_ray.config.teachers import PoolSource as PoolSettings
-from kd_ray.core.contracts import Audio, Score, TeacherInfo, TeachersInfo
+from kd_ray.core.contracts import Audio, Generate, Score, TeacherInfo, TeachersInfo
 from kd_ray.teachers.answers import HostAnswer
 from kd_ray.teachers.host import HostStatus, ScoringTeacher, TeacherHost
 from kd_ray.teachers.policies import deal
+from kd_ray.teachers.transcriber import TranscriberSpec, load_transcriber
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class HostArrival:
     infos: tuple[TeacherInfo, ...]
     pid: int
     node: str
+    recognizer: TeacherInfo | None = None
 
 
 def load_from_folders(folders: Sequence[Path], device: str) -> Sequence[ScoringTeacher]:
@@ -79,6 +81,7 @@ class HostProcess:
         num_teachers: int,
         settings: PoolSettings,
         load: Loader,
+        recognizer: TranscriberSpec | None = None,
     ) -> None:
         torch.set_num_threads(max(1, math.floor(settings.cpus_per_host)))
         device = "cuda" if settings.gpus_per_host > 0 else "cpu"
@@ -89,16 +92,17 @@ class HostProcess:
             batching=settings.batching,
             max_batch_utterances=settings.max_batch_utterances,
             batch_wait_ms=settings.batch_wait_ms,
+            transcriber=load_transcriber(recognizer, device),
         )
 
     async def arrive(self) -> HostArrival:
         """Answers once the teachers are loaded."""
         node = ray.get_runtime_context().get_node_id()
-        return HostArrival(self._host.infos, os.getpid(), node)
+        return HostArrival(self._host.infos, os.getpid(), node, self._host.recognizer)
 
-    async def score(self, audio: Audio, question: Score) -> HostAnswer:
+    async def answer(self, audio: Audio, question: Score | Generate) -> HostAnswer:
         """Answer `question`, whose audio travels beside it (one object for all hosts)."""
-        return await self._host.score(dataclasses.replace(question, audio=audio))
+        return await self._host.answer(dataclasses.replace(question, audio=audio))
 
     async def status(self) -> HostStatus:
         """Queue and counters."""
@@ -111,10 +115,17 @@ HostActor = ray.remote(HostProcess)
 class HostStarter:
     """Brings a pool's hosts up."""
 
-    def __init__(self, folders: Sequence[Path], settings: PoolSettings, load: Loader) -> None:
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        settings: PoolSettings,
+        load: Loader,
+        recognizer: TranscriberSpec | None = None,
+    ) -> None:
         self._folders = tuple(folders)
         self._settings = settings
         self._load = load
+        self._recognizer = recognizer
         self._namespace = str(ray.get_runtime_context().namespace)
         dealt = deal(len(self._folders), settings.hosts)
         pool = uuid.uuid4().hex[:8]
@@ -144,7 +155,7 @@ class HostStarter:
         )
         folders = [self._folders[index] for index in indices]
         handle: HostHandle = actor.remote(
-            folders, indices, len(self._folders), self._settings, self._load
+            folders, indices, len(self._folders), self._settings, self._load, self._recognizer
         )
         return handle
 
@@ -181,7 +192,9 @@ class HostStarter:
                 HostAddress(name, indices, arrival.pid, arrival.node)
                 for (name, indices), arrival in zip(self.placement.items(), arrivals, strict=True)
             ),
-            info=TeachersInfo(teachers=tuple(infos), source="pool"),
+            info=TeachersInfo(
+                teachers=tuple(infos), source="pool", recognizer=arrivals[0].recognizer
+            ),
             settings=self._settings,
         )
 

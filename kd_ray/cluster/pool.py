@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Generic, Self, cast
 
 import numpy as np
 import ray
@@ -27,10 +27,19 @@ from kd_ray.cluster.hosts import (
     load_from_folders,
 )
 from kd_ray.config.teachers import PoolSource as PoolSettings
-from kd_ray.core.contracts import Audio, Busy, Score, Signal, TeachersInfo
-from kd_ray.teachers.answers import HostAnswer, Ledger, OnEvent, check_request
+from kd_ray.core.contracts import (
+    Answer,
+    Audio,
+    Busy,
+    Generate,
+    Request,
+    Score,
+    TeachersInfo,
+)
+from kd_ray.teachers.answers import HostAnswer, Ledger, OnEvent, asked_alone, check_request
 from kd_ray.teachers.batching import Expired
 from kd_ray.teachers.policies import LeaveOut, Refuse, judge_admission, judge_host
+from kd_ray.teachers.transcriber import TranscriberSpec
 
 __all__ = ["PoolAddress", "PoolPending", "PoolSource", "PoolStartError", "TeacherPool"]
 
@@ -67,6 +76,7 @@ class TeacherPool:
         settings: PoolSettings,
         *,
         load: Loader = load_from_folders,
+        recognizer: TranscriberSpec | None = None,
     ) -> Self:
         """Start the hosts, deal the teachers to them, and wait until every teacher is loaded.
 
@@ -74,11 +84,12 @@ class TeacherPool:
             folders: checkpoint folders of the teachers, in the order of the list.
             settings: section `teachers.source` of the configuration.
             load: makes teachers of folders, in the host's process.
+            recognizer: transcribes for text teachers; every host loads it.
 
         Raises:
             PoolStartError: naming the host, its teachers and the reason; nothing stays behind.
         """
-        starter = HostStarter(folders, settings, load)
+        starter = HostStarter(folders, settings, load, recognizer)
         handles: list[HostHandle] = []
         try:
             for name, indices in starter.placement.items():
@@ -141,13 +152,13 @@ class PoolSource:
         """Of requests that were neither collected nor cancelled."""
         return self._bytes_in_flight
 
-    def ask(self, request: Score) -> "PoolPending":
-        """Send the request to every host in order; returns at once.
+    def ask(self, request: Request[Answer]) -> "PoolPending[Answer]":
+        """Send the request to every host that has a teacher for it; returns at once.
 
         Raises:
             Busy: the byte budget is used up; collect a pending signal first.
         """
-        check_request(request)
+        check_request(request, len(self.address.info.teachers))
         size = request_bytes(request, self.address)
         with self._lock:
             decision = judge_admission(self._bytes_in_flight, size, self._max_bytes)
@@ -173,18 +184,24 @@ class PoolSource:
         """Let go of the hosts; the pool itself goes on."""
         self._handles.clear()
 
-    def _send(self, request: Score, size: int) -> "PoolPending":
+    def _send(self, request: Request[Answer], size: int) -> "PoolPending[Answer]":
         deadline_s = min(request.deadline_s, self.settings.deadline_s)
-        question = dataclasses.replace(request, audio=_NO_AUDIO, deadline_s=deadline_s)
+        question = dataclasses.replace(
+            cast(Score | Generate, request), audio=_NO_AUDIO, deadline_s=deadline_s
+        )
+        only = asked_alone(request)
         references: dict[HostAddress, ray.ObjectRef[HostAnswer]] = {}
         if self._handles:
             audio = ray.put(request.audio)
             for host, handle in list(self._handles.items()):
+                if only is not None and only not in host.teachers:
+                    continue
                 try:
-                    references[host] = handle.score.remote(audio, question)
+                    references[host] = handle.answer.remote(audio, question)
                 except _HOST_GONE as error:
                     self._leave_out(host, _reason(error))
-        return PoolPending(self, question, references, deadline_s, size)
+        asked = cast(Request[Answer], question)
+        return PoolPending(self, asked, references, deadline_s, size)
 
     def _leave_out(self, host: HostAddress, reason: str) -> None:
         """Never ask a host again; told once, however many requests find out."""
@@ -200,13 +217,13 @@ class PoolSource:
             self._bytes_in_flight -= size
 
 
-class PoolPending:
-    """A signal that the hosts are making."""
+class PoolPending(Generic[Answer]):
+    """A signal, or another answer, that the hosts are making."""
 
     def __init__(
         self,
         source: PoolSource,
-        question: Score,
+        question: Request[Answer],
         references: "dict[HostAddress, ray.ObjectRef[HostAnswer]]",
         deadline_s: float,
         size: int,
@@ -218,10 +235,10 @@ class PoolPending:
         self._asked_s = time.monotonic()
         self._size = size
         self._answers: dict[HostAddress, HostAnswer] = {}
-        self._signal: Signal | None = None
+        self._signal: Answer | None = None
         self._open = True
 
-    def result(self, timeout_s: float) -> Signal:
+    def result(self, timeout_s: float) -> Answer:
         """Wait until every host answered, died or missed its deadline; fuse what came.
 
         Raises:
@@ -259,7 +276,8 @@ class PoolPending:
             try:
                 self._collect_ready()
                 self._judge_silent_hosts()
-                self._source._ledger.require(self._reachable())
+                only = asked_alone(self._question)
+                self._source._ledger.require(self._reachable(), only=only)
             except BaseException:
                 self._finish()
                 raise
@@ -275,7 +293,7 @@ class PoolPending:
         answered = [index for answer in self._answers.values() for index in answer.answered]
         return answered + [index for host in self._references for index in host.teachers]
 
-    def _conclude(self) -> Signal:
+    def _conclude(self) -> Answer:
         """Fuse in host order, so that the sum is the same whoever was first."""
         hosts = [host for host in self._source.address.hosts if host in self._answers]
         answers = [self._answers[host] for host in hosts]
@@ -323,13 +341,18 @@ class PoolPending:
             self._source._release(self._size)
 
 
-def request_bytes(request: Score, address: PoolAddress) -> int:
-    """Bytes that a request keeps in the object store: what is sent, and every host's answer."""
+def request_bytes(request: Request[Any], address: PoolAddress) -> int:
+    """Bytes that a request keeps in the object store: what is sent, and every host's answer.
+
+    The strings that `Generate` asks for are a few hundred bytes, and not counted.
+    """
+    assert isinstance(request, Score | Generate), "requests are Score or Generate"
     sent = request.audio.samples.nbytes + request.audio.lengths.nbytes
-    for labels in (request.prefix, request.references):
+    references = request.references if isinstance(request, Score) else None
+    for labels in (request.prefix, references):
         sent += 0 if labels is None else labels.ids.nbytes + labels.lengths.nbytes
     answered = 0
-    if "tokens" in request.wanted:
+    if isinstance(request, Score) and "tokens" in request.wanted:
         prefix = request.decoder_prefix()
         positions = prefix.lengths.shape[0] * (int(prefix.lengths.max(initial=0)) + 1)
         vocabulary = max(teacher.vocabulary_size for teacher in address.info.teachers)

@@ -23,6 +23,7 @@ from kd_ray.config.teachers import StoreSource as StoreSection
 from kd_ray.core.contracts import TeacherSource, handshake
 from kd_ray.evaluation.run_folder import RunFolder
 from kd_ray.evaluation.system import read_teacher_list
+from kd_ray.evaluation.token_file import token_file
 from kd_ray.models.checkpoint import checkpoint_digest
 from kd_ray.speech.tokens import Tokens
 from kd_ray.students.assembly import read_split, student_needs
@@ -32,6 +33,7 @@ from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.store import TargetStore
 from kd_ray.teachers.store_source import StoreSource
 from kd_ray.teachers.teacher import load_teachers
+from kd_ray.teachers.transcriber import load_transcriber, transcriber_spec
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +76,7 @@ def run_training(config: TrainConfig | DistillConfig, root: Path) -> dict[str, A
 
 def _look_before_starting(job: TrainingJob) -> None:
     """What no restart heals should not cost a worker group its start, over and over."""
-    tokens = Tokens.load(job.root / job.config.data.tokens)
+    tokens = Tokens.load(token_file(job.config, job.root))
     for manifest in (job.config.data.train, job.config.data.valid):
         read_split(manifest, job.root, job.config, tokens)
     if job.pool is not None:
@@ -174,7 +176,7 @@ def open_source(
     section = config.teachers.source
     folders = read_teacher_list(config.teachers.list, job.root) if config.teachers.list else None
     if isinstance(section, StoreSection):
-        tokens = Tokens.load(job.root / config.data.tokens)
+        tokens = Tokens.load(token_file(config, job.root))
         return StoreSource(
             TargetStore.open(job.root / section.path),
             read_split(config.data.train, job.root, config, tokens),
@@ -185,7 +187,11 @@ def open_source(
         assert job.pool is not None
         return PoolSource(job.pool, on_event=on_event)
     assert folders is not None
-    return LocalSource(load_teachers(folders, str(device)), on_event=on_event)
+    return LocalSource(
+        load_teachers(folders, str(device)),
+        on_event=on_event,
+        transcriber=load_transcriber(transcriber_spec(config.teachers, job.root), str(device)),
+    )
 
 
 def _start_pool(
@@ -203,6 +209,6 @@ def _start_pool(
     ensure_ray(cpus=max(cpus, os.cpu_count() or 1), dashboard=workers.count > 1)
     folders = read_teacher_list(config.teachers.list, root)
     logger.info("%s: starting %d teacher hosts", config.name, min(hosts, len(folders)))
-    pool = TeacherPool.start(folders, section)
+    pool = TeacherPool.start(folders, section, recognizer=transcriber_spec(config.teachers, root))
     run.event("pool_started", hosts=section.hosts, teachers=len(folders))
     return pool

@@ -28,12 +28,15 @@ from kd_ray.config.teachers import PoolSource, StoreSource
 from kd_ray.config.training import Workers
 from kd_ray.core.contracts import TeacherInfo, TeachersInfo, handshake
 from kd_ray.evaluation.system import read_teacher_list, resolve_checkpoint
+from kd_ray.evaluation.token_file import token_file
 from kd_ray.models.checkpoint import checkpoint_digest, read_config
 from kd_ray.speech.manifest import Utterance, read_manifest
 from kd_ray.speech.tokens import Tokens
 from kd_ray.students.assembly import read_split, student_needs
 from kd_ray.teachers.store import TargetStore, estimate_bytes
+from kd_ray.teachers.store_source import check_fusing
 from kd_ray.teachers.teacher import load_teachers
+from kd_ray.teachers.transcriber import load_transcriber, transcriber_spec
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +124,7 @@ def _check_data(
     config: TrainConfig | DistillConfig, root: Path, found: Findings
 ) -> tuple[Tokens, list[Utterance]] | None:
     """Tokens, manifests with every row (audio headers, symbols, CTC lengths), warm start."""
-    tokens: Tokens | None = found.attempt(Tokens.load, root / config.data.tokens)
+    tokens: Tokens | None = found.attempt(lambda: Tokens.load(token_file(config, root)))
     rows: dict[str, list[Utterance] | None] = {}
     for manifest in (config.data.train, config.data.valid):
         if tokens is None:
@@ -171,9 +174,13 @@ def _check_distill(config: DistillConfig, root: Path, found: Findings) -> None:
         return
     tokens, train = data
     needs = student_needs(tokens, config)
-    found.attempt(handshake, needs, TeachersInfo(tuple(infos), source=source.type))
+    transcriber = found.attempt(load_transcriber, transcriber_spec(config.teachers, root))
+    recognizer = None if transcriber is None else transcriber.info
+    offered = TeachersInfo(tuple(infos), source=source.type, recognizer=recognizer)
+    found.attempt(handshake, needs, offered)
     if store is not None:
         found.attempt(_check_coverage, store, train, infos, config)
+        found.attempt(check_fusing, store, config.distillation.fusing)
     found.notes.append(_estimates(config, tokens, train, len(infos), hosts))
 
 

@@ -5,15 +5,19 @@ are all this: one manifest in, another out, joined by utterance id.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kd_ray.config.commands import TranscribeConfig, TranslateConfig
 from kd_ray.core.scores import count_errors
-from kd_ray.core.translation_scores import TranslationCounts, count_translations
+from kd_ray.core.translation_scores import (
+    TranslationCounts,
+    count_translations,
+    nearest_to_reference,
+)
 from kd_ray.evaluation.cascade import load_any
-from kd_ray.evaluation.decode import Search, decode_utterances
+from kd_ray.evaluation.decode import Hypothesis, Search, decode_utterances
 from kd_ray.speech.joining import (
     Joined,
     mix_columns,
@@ -22,8 +26,19 @@ from kd_ray.speech.joining import (
     without,
 )
 from kd_ray.speech.manifest import Utterance, read_manifest, write_manifest
+from kd_ray.speech.tokens import Tokens
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Choice:
+    """What choosing among a beam's candidates came to, in rows."""
+
+    others: int = 0
+    """Rows for which another candidate than the beam's best was nearest to the old text."""
+    without_reference: int = 0
+    """Rows without an old text: they get the beam's best."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,8 @@ class Generated:
     """Of transcripts, in percent, over the rows that had one before."""
     translation: TranslationCounts | None
     """Of translations, over the rows that had one before."""
+    choice: Choice | None = None
+    """Where `candidates` is `nearest_to_reference`."""
 
 
 class NothingToRead(ValueError):
@@ -72,7 +89,8 @@ def _generate(config: TranscribeConfig | TranslateConfig, root: Path) -> Generat
     if not rows:
         raise NothingToRead(f"{root / config.manifest} has no rows")
     column = config.column
-    texts = _texts(config, rows, root)
+    choice = Choice() if config.candidates == "nearest_to_reference" else None
+    texts = _texts(config, rows, root, choice)
     joined = replace_column(rows, texts, column, keep_old_as=config.keep_old_as)
     new, mixed = joined.rows, joined.replaced
     if config.share < 1.0:
@@ -83,10 +101,16 @@ def _generate(config: TranscribeConfig | TranslateConfig, root: Path) -> Generat
         left_out, new = len(new) - len(kept), kept
     output = root / config.output
     write_manifest(output, new)
-    result = _compare(config, rows, texts, output, len(new), joined, mixed, left_out)
+    result = _compare(config, rows, texts, output, len(new), joined, mixed, left_out, choice)
     logger.info("%s: %s", output, joined)
     if mixed != joined.replaced:
         logger.info("  %d rows have the new text, the others the old one", mixed)
+    if choice is not None:
+        logger.info(
+            "  nearest to the old text by %s: %d rows another candidate than the beam's best, %d "
+            "rows without an old text the best",
+            config.nearest_by, choice.others, choice.without_reference,
+        )  # fmt: skip
     if left_out:
         logger.info("  %d rows left out: their new text is empty", left_out)
     if result.word_error_rate is not None:
@@ -98,9 +122,12 @@ def _generate(config: TranscribeConfig | TranslateConfig, root: Path) -> Generat
 
 
 def _texts(
-    config: TranscribeConfig | TranslateConfig, rows: Sequence[Utterance], root: Path
+    config: TranscribeConfig | TranslateConfig,
+    rows: Sequence[Utterance],
+    root: Path,
+    choice: Choice | None,
 ) -> dict[str, str]:
-    """New texts by utterance id."""
+    """New texts by utterance id; with `choice`, the candidates nearest to the old ones."""
     if config.log is not None:
         log = read_generate_log(root / config.log)
         return log.texts([row.id for row in rows], config.log_lines)
@@ -108,11 +135,39 @@ def _texts(
     reads = config.reads_column if isinstance(config, TranslateConfig) else "transcript"
     system = load_any(config.system, root, reads_column=reads)
     system.require(config.decoding)
-    search = Search((config.decoding,), config.beam_size, config.length_penalty, config.max_tokens)
+    search = Search(
+        (config.decoding,), config.beam_size, config.length_penalty, config.max_tokens,
+        keep_candidates=choice is not None,
+    )  # fmt: skip
+    hypotheses = decode_utterances(system, rows, root, config.batch_size, search)
+    if choice is not None:
+        return _nearest(config, rows, hypotheses, system.tokens, choice)
     return {
-        found.utterance_id: system.tokens.decode(found.by(config.decoding))
-        for found in decode_utterances(system, rows, root, config.batch_size, search)
+        found.utterance_id: system.tokens.decode(found.by(config.decoding)) for found in hypotheses
     }
+
+
+def _nearest(
+    config: TranscribeConfig | TranslateConfig,
+    rows: Sequence[Utterance],
+    hypotheses: Iterable[Hypothesis],
+    tokens: Tokens,
+    choice: Choice,
+) -> dict[str, str]:
+    """Of each row's candidates the text nearest to its old one; counts in `choice`."""
+    old = {row.id: (row.text(config.column) or "").strip() for row in rows}
+    texts: dict[str, str] = {}
+    for found in hypotheses:
+        # An empty input has an empty hypothesis and no candidates.
+        candidates = [tokens.decode(ids) for ids in found.candidates or (found.by("beam"),)]
+        place = 0
+        if old[found.utterance_id]:
+            place = nearest_to_reference(candidates, old[found.utterance_id], config.nearest_by)
+            choice.others += place > 0
+        else:
+            choice.without_reference += 1
+        texts[found.utterance_id] = candidates[place]
+    return texts
 
 
 def _compare(
@@ -124,6 +179,7 @@ def _compare(
     joined: Joined,
     mixed: int,
     left_out: int,
+    choice: Choice | None,
 ) -> Generated:
     both = [row for row in rows if row.text(config.column) and row.id in texts]
     old = [row.text(config.column) or "" for row in both]
@@ -133,4 +189,4 @@ def _compare(
         errors = count_errors([text.split() for text in old], [text.split() for text in new]).rate
     if both and config.column == "translation":
         counts = count_translations(new, old)
-    return Generated(output, written, joined, mixed, left_out, errors, counts)
+    return Generated(output, written, joined, mixed, left_out, errors, counts, choice)

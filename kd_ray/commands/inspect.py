@@ -14,6 +14,7 @@ from kd_ray.config.commands import DistillConfig
 from kd_ray.core.contracts import Fusion, Signal, TeacherInfo, TeacherOutput
 from kd_ray.evaluation.decode import Hypothesis, decode_encoded
 from kd_ray.evaluation.system import System, UnusableSystem, load_system, read_teacher_list
+from kd_ray.evaluation.token_file import token_file
 from kd_ray.speech.audio import read_waveform
 from kd_ray.speech.manifest import ManifestError, Utterance, read_manifest
 from kd_ray.speech.tokens import Tokens
@@ -74,13 +75,14 @@ def inspect(
     distill = expect_distillation(config, "inspect")
     manifests = [split] if split else [distill.data.train, distill.data.valid]
     utterance = _find(utterance_id, manifests, root)
-    tokens = Tokens.load(root / distill.data.tokens)
+    tokens = Tokens.load(token_file(distill, root))
     fusion = Fusion(
         strategy=distill.teachers.strategy,
         temperature=distill.distillation.temperature,
         compatibility=distill.distillation.compatibility,
         max_strings=distill.distillation.max_strings,
         dtype=distill.teachers.dtype,
+        fusing=distill.distillation.fusing,
     )
     request = score_request(
         [utterance], root=root, tokens=tokens, config=distill, fusion=fusion, per_teacher=True

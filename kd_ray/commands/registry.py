@@ -28,6 +28,6 @@ COMMANDS: dict[str, Callable[[], Callable[..., Any]]] = {
     "recipe": _lazily("recipe", "recipe"),
     "study": _lazily("study", "study"),
     "replay": _lazily("replay", "replay"),
-    "bench": _lazily("bench", "bench_step"),
+    "bench": _lazily("bench", "bench"),
 }
 """Commands that read a configuration file of their own: name to a function that finds them."""

@@ -25,6 +25,7 @@ from kd_ray.config.teachers import StoreSource as StoreSection
 from kd_ray.core.contracts import Fusion, Score, Signal, TeacherSource
 from kd_ray.core.losses import forward_kl, token_tensors
 from kd_ray.evaluation.system import load_system, read_teacher_list
+from kd_ray.evaluation.token_file import token_file
 from kd_ray.models.decoding import ctc_greedy
 from kd_ray.speech.manifest import read_manifest
 from kd_ray.speech.tokens import Tokens
@@ -68,7 +69,7 @@ def selftest(config: Section, root: Path) -> SelfTest:
     """Compare the first teacher with itself through every source."""
     distill = expect_distillation(config, "selftest")
     folder = _first_teacher(distill, root)
-    tokens = Tokens.load(root / distill.data.tokens)
+    tokens = Tokens.load(token_file(distill, root))
     utterances = read_manifest(root / distill.data.train)[:UTTERANCES]
     fusion = Fusion(
         strategy=Average(),
@@ -86,7 +87,7 @@ def selftest(config: Section, root: Path) -> SelfTest:
             [folder],
             utterances,
             root=root,
-            tokens=root / distill.data.tokens,
+            tokens=token_file(distill, root),
             column=distill.data.column,
             dtype=distill.teachers.dtype,
         ),

@@ -42,4 +42,11 @@ def _run(config: TrainConfig | DistillConfig, root: Path) -> dict[str, Any]:
         summary["seconds"],
         f"{summary['parameters']:,}",
     )
+    if average := summary.get("average"):
+        logger.info(
+            "%s: the exported model is the average of the last %d validated ones, error %.2f %%",
+            config.name,
+            len(average["updates"]),
+            average["error_rate"],
+        )
     return summary

@@ -1,6 +1,11 @@
 """The rules that every section of a configuration follows."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")]
+"""Letters, digits, dot, dash, underscore; a slash makes a sub-folder of `runs/`."""
 
 
 class Section(BaseModel):

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from kd_ray.config.base import Section
+from kd_ray.config.base import Name, Section
+from kd_ray.config.bench import BenchRolloutsConfig, BenchSparseConfig, what
 from kd_ray.config.data import (
     AudioChecks,
     Corpus,
@@ -14,12 +15,10 @@ from kd_ray.config.data import (
     TokenSource,
 )
 from kd_ray.config.evaluation import BleuTokenizer, CascadeSystem, Head, Protocol, SystemList
+from kd_ray.config.imitation import PRESETS
 from kd_ray.config.model import Model, Recognizer, SpeechToText, TextToText
 from kd_ray.config.teachers import Distillation, Teachers
 from kd_ray.config.training import Supervised, Training, Workers
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")]
-"""Letters, digits, dot, dash, underscore; a slash makes a sub-folder of `runs/`."""
 
 InventoryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
@@ -66,6 +65,21 @@ def _check_model(
         )
 
 
+def _check_tokens(data: Data, teachers: Teachers | None) -> None:
+    """Refuse tokens of a teacher where none is named."""
+    if isinstance(data.tokens, str) or (teachers is not None and teachers.list):
+        return
+    if teachers is None:
+        raise ValueError(
+            "data.tokens {type: from_teacher} is for `kd-ray distill`: here is no teacher to take "
+            "tokens from; name a token file (tokens.json of a checkpoint folder is one)"
+        )
+    raise ValueError(
+        "data.tokens {type: from_teacher} takes the tokens of the first teacher in teachers.list, "
+        "and that is left out; name the teachers, or a token file"
+    )
+
+
 class TrainConfig(Section):
     """`kd-ray train`: a model from references alone."""
 
@@ -79,6 +93,7 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _model_fits(self) -> Self:
+        _check_tokens(self.data, None)
         _check_model(self.model, self.data, self.training, self.loss.ctc_weight, "loss.ctc_weight")
         return self
 
@@ -148,10 +163,34 @@ class DistillConfig(Section):
 
     @model_validator(mode="after")
     def _model_fits(self) -> Self:
+        _check_tokens(self.data, self.teachers)
         _check_model(
             self.model, self.data, self.training, self.distillation.ctc_weight,
             "distillation.ctc_weight",
         )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_are_there_to_write(self) -> Self:
+        if self.distillation.teachers_write and self.teachers.source.type == "store":
+            raise ValueError(
+                "teachers.source.type is 'store', and selector 'quality' and the presets of "
+                "aggrevate need teachers that write during training; take 'local' or 'pool'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_preset_knows_what_teachers_read(self) -> Self:
+        preset, reads = self.distillation.preset, self.teachers.reads
+        if preset is None or reads != "asr_transcript":
+            return self
+        allowed = PRESETS[preset].teacher_reads
+        if reads not in allowed:
+            raise ValueError(
+                f"teachers.reads is {reads!r}, but in preset {preset!r} teachers read "
+                f"{' or '.join(map(repr, allowed)) or 'nothing'}; take 'kd_transcripts' or "
+                "'imitkd_transcripts', or leave the preset out"
+            )
         return self
 
 
@@ -250,6 +289,11 @@ class _Generate(Section):
     beam_size: int = Field(5, ge=1)
     length_penalty: float = Field(1.0, ge=0)
     max_tokens: int | None = Field(None, ge=1)
+    candidates: Literal["best", "nearest_to_reference"] = "best"
+    """What is written of the beam: its best hypothesis, or the one that scores highest against the
+    row's own text (sequence interpolation; Kim & Rush 2016)."""
+    nearest_by: Literal["bleu", "chrf"] = "bleu"
+    """The sentence score that says what is near; BLEU with exponential smoothing."""
     batch_size: int = Field(32, ge=1)
     keep_old_as: str | None = None
     """Further column for the old texts; null: they are dropped."""
@@ -258,6 +302,19 @@ class _Generate(Section):
     seed: int = Field(1, ge=0)
     empty: Literal["leave_out", "keep"] = "leave_out"
     """Rows whose new text is empty: nothing can be learned from them."""
+
+    @model_validator(mode="after")
+    def _candidates_come_from_a_beam(self) -> Self:
+        if self.candidates == "best":
+            return self
+        if self.log is not None or self.decoding != "beam" or self.beam_size < 2:
+            raise ValueError(
+                f"candidates: {self.candidates} chooses among the hypotheses of a system's beam; "
+                f"got decoding {self.decoding}, beam_size {self.beam_size} and "
+                f"{'no log' if self.log is None else 'a log'}; set system, decoding: beam and a "
+                "beam_size of 2 or more"
+            )
+        return self
 
 
 class TranscribeConfig(_Generate):
@@ -418,9 +475,10 @@ class ReplayConfig(Section):
 
 
 class BenchStepConfig(Section):
-    """`kd-ray bench`: what a distillation step costs against a supervised one."""
+    """`kd-ray bench step`: what a distillation step costs against a supervised one."""
 
     command: Literal["bench"]
+    what: Literal["step"] = "step"
     name: Name = "bench/step"
     data: Data
     model: Model = Recognizer()
@@ -430,6 +488,11 @@ class BenchStepConfig(Section):
     warmup: int = Field(3, ge=0)
     repeats: int = Field(15, ge=1)
     threads: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _tokens_are_named(self) -> Self:
+        _check_tokens(self.data, self.teachers)
+        return self
 
 
 CommandConfig = Annotated[
@@ -444,7 +507,12 @@ CommandConfig = Annotated[
     | ReportConfig
     | RecipeConfig
     | StudyConfig
-    | BenchStepConfig
+    | Annotated[
+        Annotated[BenchStepConfig, Tag("step")]
+        | Annotated[BenchRolloutsConfig, Tag("rollouts")]
+        | Annotated[BenchSparseConfig, Tag("sparse")],
+        Discriminator(what),
+    ]
     | ReplayConfig
     | TranscribeConfig
     | TranslateConfig,

@@ -225,7 +225,7 @@ class TokensFromFairseq(Section):
     column: TextColumn = "translation"
 
 
-def _type_of_tokens(value: Any) -> str:
+def _type(value: Any) -> str:
     """`train` where nothing is said."""
     chosen = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
     return "train" if chosen is None else str(chosen)
@@ -233,7 +233,24 @@ def _type_of_tokens(value: Any) -> str:
 
 TokenSource = Annotated[
     Annotated[TokensFromTraining, Tag("train")] | Annotated[TokensFromFairseq, Tag("fairseq")],
-    Discriminator(_type_of_tokens),
+    Discriminator(_type),
+]
+
+
+class TokensFromTeacher(Section):
+    """The target tokens and special ids of the first teacher of the list."""
+
+    type: Literal["from_teacher"]
+
+
+def _kind_of_token_file(value: Any) -> str:
+    """A path, unless it is a section."""
+    return "from_teacher" if isinstance(value, dict | Section) else "path"
+
+
+TokenFile = Annotated[
+    Annotated[str, Tag("path")] | Annotated[TokensFromTeacher, Tag("from_teacher")],
+    Discriminator(_kind_of_token_file),
 ]
 
 
@@ -249,7 +266,9 @@ class SpecAugment(Section):
 
     time_masks: int = Field(2, ge=0)
     max_time_s: float = Field(0.15, ge=0)
-    """Longest time mask, in seconds; also never more than a fifth of the utterance."""
+    """Longest time mask, in seconds."""
+    max_time_share: float = Field(0.2, ge=0, le=1)
+    """Longest time mask, as a share of the utterance."""
     frequency_masks: int = Field(2, ge=0)
     max_frequency: float = Field(0.2, ge=0, le=1)
     """Widest frequency mask, as a fraction of the mel axis."""
@@ -274,8 +293,8 @@ class Data(Section):
     train: str
     """Manifest (Parquet) of the training split; relative paths start at the root."""
     valid: str
-    tokens: str
-    """Token file made by `kd-ray prepare`."""
+    tokens: TokenFile
+    """Token file made by `kd-ray prepare`; or, with teachers, `{type: from_teacher}`."""
     column: TextColumn = "phones"
     """What the model learns to write."""
     source_column: TextColumn = "transcript"

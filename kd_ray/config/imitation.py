@@ -140,6 +140,8 @@ class Rollout(Section):
     """A rollout is used again if it was made at most this many updates ago; 0: always anew."""
     aggregate: bool = False
     """Keep old rollouts as further prefixes of their sentences (DAgger)."""
+    max_aggregated: int = Field(5, ge=2)
+    """`aggregate` only: most rollouts of a sentence, the newest included; the oldest goes."""
 
     @model_validator(mode="after")
     def _settings_belong_to_the_decoding(self) -> Self:
@@ -179,6 +181,8 @@ Preset = Literal[
     "always_student",
     "mixer",
     "checked_prefix",
+    "aggrevate",
+    "aggrevate_policy_gradient",
 ]
 
 Reads = Literal["transcript", "asr_transcript", "audio"]
@@ -281,15 +285,30 @@ PRESETS: Mapping[Preset, PresetInfo] = MappingProxyType(
             _ANY,
             reference_names=("imit_kd_checked_predictions",),
         ),
+        "aggrevate": PresetInfo(
+            {"selector": "always", "alpha": 1.0}, _ANY, reference_names=("aggrevate",)
+        ),
+        "aggrevate_policy_gradient": PresetInfo(
+            {"selector": "always", "alpha": 1.0},
+            _ANY,
+            reference_names=("aggrevate_policy_gradient",),
+        ),
     }
 )
 """Every preset; `docs/criteria.md` has their formulas."""
+
+
+AGGREVATE_LOSSES: Mapping[Preset, Literal["regression", "policy_gradient"]] = MappingProxyType(
+    {"aggrevate": "regression", "aggrevate_policy_gradient": "policy_gradient"}
+)
+"""The presets that try actions, with what they learn from their worth."""
 
 
 class Aggrevate(Section):
     """AggreVaTe, experimental: the student tries an action, the expert shows what it was worth."""
 
     loss: Literal["regression", "policy_gradient"] = "regression"
+    """That of the preset."""
     reward: Literal["bleu", "chrf", "ter"] = "bleu"
     """Of whole sentences against the reference, from 0 to 1; `ter` is 1 - TER, at least 0."""
     baseline: Literal["prefix", "student_completion"] = "prefix"

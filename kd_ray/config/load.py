@@ -202,7 +202,8 @@ def _explain(detail: ErrorDetails, roots: list[type[Section]]) -> str:
     if detail["type"] == "union_tag_invalid":
         allowed_tags = detail["ctx"]["expected_tags"]
         tag = detail["ctx"]["tag"]
-        name = detail["ctx"]["discriminator"].strip("'")
+        # Of a function that finds the tag, the name is that of the key: `_type()`.
+        name = detail["ctx"]["discriminator"].strip("'_()")
         near = difflib.get_close_matches(tag, allowed_tags.replace("'", "").split(", "), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         shown = name if key == "(whole file)" else f"{key}.{name}"
@@ -249,7 +250,7 @@ def _walk(
 
 def _tags(section: type[Section]) -> set[str]:
     tags: set[str] = set()
-    for name in ("type", "command"):
+    for name in ("type", "command", "what"):
         if name in section.model_fields:
             tags.update(typing.get_args(section.model_fields[name].annotation))
     return tags

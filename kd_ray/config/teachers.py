@@ -9,8 +9,11 @@ from pydantic import Field, model_validator
 
 from kd_ray.config.base import Section
 from kd_ray.config.data import TextColumn
+from kd_ray.config.evaluation import Head
 from kd_ray.config.imitation import (
+    AGGREVATE_LOSSES,
     PRESETS,
+    Aggrevate,
     BetaSchedule,
     DataTarget,
     Divergence,
@@ -30,6 +33,11 @@ Trust = Literal["ctc_greedy", "teacher_forced", "confidence"]
 decoder's argmax along the prefix; `confidence`: 1 minus the geometric mean of the decoder's
 largest probabilities, read as an error rate, which needs no reference.
 """
+
+
+Fusing = Literal["mixture", "geometric"]
+"""How several teachers' distributions become one: `sum_t w_t p_t`, or `prod_t p_t^w_t`, the
+weighted mean of log-probabilities, divided by its sum."""
 
 
 class TrustTable(Section):
@@ -184,6 +192,22 @@ class PoolSource(Section):
 Source = Annotated[LocalSource | StoreSource | PoolSource, Field(discriminator="type")]
 
 
+class OnTheFly(Section):
+    """A recogniser whose transcripts text teachers read, made while the student trains."""
+
+    system: str
+    """Run or checkpoint folder of a recogniser that writes words."""
+    decoding: Head = "attention"
+    """How the transcript is found."""
+    beam_size: int = Field(5, ge=1)
+    """`beam` only; likewise `length_penalty`."""
+    length_penalty: float = Field(1.0, ge=0)
+    max_tokens: int | None = Field(None, ge=1)
+    """Longest transcript; null: encoder frames."""
+    cache_utterances: int = Field(100_000, ge=0)
+    """Transcripts that the source (each host of a pool) remembers; 0: each is made every time."""
+
+
 class Teachers(Section):
     """Which teachers, asked how."""
 
@@ -193,8 +217,11 @@ class Teachers(Section):
     With a store it may be left out: every teacher of the store.
     """
     source: Source = LocalSource()
-    reads: TextColumn | None = None
-    """The manifest column that text teachers (translation experts) read; null: they hear."""
+    reads: TextColumn | Literal["asr_transcript"] | None = None
+    """The manifest column that text teachers (translation experts) read; `asr_transcript`: what
+    `recognizer` hears in the audio; null: they hear themselves."""
+    recognizer: OnTheFly | None = None
+    """For `reads: asr_transcript`, and needed there."""
     strategy: Strategy = Weighted()
     dtype: Literal["float32", "float16"] = "float32"
     """To which teachers' log-probabilities are rounded before fusing; the store has its own."""
@@ -205,6 +232,28 @@ class Teachers(Section):
             raise ValueError(
                 f"list must name at least one teacher where source.type is {self.source.type!r} "
                 "(only a store knows its teachers by itself)"
+            )
+        return self
+
+    @property
+    def column(self) -> TextColumn | None:
+        """The manifest column that requests carry; None: no text."""
+        return None if self.reads == "asr_transcript" else self.reads
+
+    @model_validator(mode="after")
+    def _somebody_transcribes(self) -> Self:
+        if (self.reads == "asr_transcript") != (self.recognizer is not None):
+            raise ValueError(
+                f"reads is {self.reads!r} and recognizer is "
+                f"{'set' if self.recognizer else 'null'}: transcripts made on the fly need "
+                "reads 'asr_transcript' and recognizer; for stored ones set reads to their column "
+                "(transcript) and leave recognizer out"
+            )
+        if self.recognizer is not None and isinstance(self.source, StoreSource):
+            raise ValueError(
+                "recognizer transcribes for teachers that are there, and source.type is 'store'; "
+                "take 'local' or 'pool', or store the answers to transcripts that "
+                "`kd-ray transcribe` wrote"
             )
         return self
 
@@ -250,6 +299,8 @@ class Distillation(Section):
     rollout: Rollout = Rollout()
     staleness: int = Field(0, ge=0)
     """Rollouts are made with weights this many updates old; 0: strictly on-policy."""
+    aggrevate: Aggrevate | None = None
+    """Experimental, with presets `aggrevate` and `aggrevate_policy_gradient`, and only there."""
 
     @property
     def learns_on(self) -> frozenset[Literal["data", "rollout"]]:
@@ -269,6 +320,17 @@ class Distillation(Section):
         if "rollout" in self.learns_on:
             targets.add(self.rollout_target)
         return frozenset(targets)
+
+    @property
+    def teachers_write(self) -> bool:
+        """Whether teachers are asked for strings of their own during training."""
+        return self.selector.type == "quality" or self.aggrevate is not None
+
+    @property
+    def fusing(self) -> Fusing:
+        """What makes the divergence from the fused teachers teach as the mean of theirs does."""
+        reverse = self.divergence == "reverse_kl" and "distribution" in self.targets
+        return "geometric" if reverse else "mixture"
 
     @property
     def largest_alpha(self) -> float:
@@ -303,6 +365,10 @@ class Distillation(Section):
                 filled["selector"] = {"type": info.switches["selector"], **selector}
             for name, value in {**info.defaults, **info.switches}.items():
                 filled.setdefault(name, value)
+        loss = AGGREVATE_LOSSES.get(filled.get("preset"))  # type: ignore[arg-type]
+        tried = filled.get("aggrevate") or {}
+        if loss is not None and isinstance(tried, Mapping):
+            filled["aggrevate"] = {"loss": loss, **tried}
         selector = filled.get("selector", {})
         kind = (
             selector.get("type")
@@ -324,6 +390,38 @@ class Distillation(Section):
                     f"preset {self.preset!r} means {name} {meant!r}, but {name} is {came!r}; "
                     f"leave out one of the two, or take another preset"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _actions_are_all_that_is_learned(self) -> Self:
+        loss = None if self.preset is None else AGGREVATE_LOSSES.get(self.preset)
+        if self.aggrevate is None:
+            return self
+        if self.aggrevate.loss != loss:
+            raise ValueError(
+                f"aggrevate.loss is {self.aggrevate.loss!r} with preset {self.preset!r}; preset "
+                "'aggrevate' means 'regression', 'aggrevate_policy_gradient' 'policy_gradient', "
+                "and other presets have no section aggrevate"
+            )
+        unused = {
+            "gold_weight": (self.gold_weight, None),
+            "ctc_weight": (self.ctc_weight, 0.0),
+            "temperature": (self.temperature, 1.0),
+            "divergence": (self.divergence, "cross_entropy"),
+            "top_k": (self.top_k, None),
+            "staleness": (self.staleness, 0),
+            "rollout.aggregate": (self.rollout.aggregate, False),
+        }
+        wrong = [
+            f"{name} {came!r} instead of {meant!r}"
+            for name, (came, meant) in unused.items()
+            if came != meant
+        ]
+        if wrong:
+            raise ValueError(
+                f"preset {self.preset!r} learns the worth of fresh actions and nothing else, but "
+                f"the section has {', '.join(wrong)}; leave these keys out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -370,6 +468,11 @@ class Distillation(Section):
                 f"divergence {self.divergence!r} needs the teacher's probability of every token, "
                 f"and top_k {self.top_k} keeps few; use cross_entropy or forward_kl, or leave out "
                 "top_k"
+            )
+        if selector == "quality" and self.rollout.aggregate:
+            raise ValueError(
+                "rollout.aggregate with selector 'quality': a rollout is scored when it is made, "
+                "and old ones would be read whatever they score; leave out one of the two"
             )
         engine = (selector, self.data_target, self.divergence, self.top_k)
         if self.compatibility == "reference" and engine != (

@@ -1,8 +1,8 @@
 """Sections about optimisation and about where training runs."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kd_ray.config.base import Section
 
@@ -80,15 +80,30 @@ class Training(Section):
     select_by: SelectBy = "attention"
     """What keeps the best model and steers New-Bob: an error rate of phones or words, by greedy
     decoding of one head, or a score of translations (their error is 100 minus it)."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after this many epochs without a better model; null: never."""
     checkpoint_every_updates: int | None = Field(None, ge=1)
     """Also checkpoint within epochs; always at the end of each epoch."""
     keep_checkpoints: int = Field(2, ge=1)
+    average_last: int | None = Field(None, ge=2)
+    """The exported model is the mean of those of the last so many validations; null: the best."""
     max_skipped_updates: int = Field(5, ge=0)
     """Updates in a row whose loss or gradient may be not finite before the run stops."""
     init_encoder_from: str | None = None
     """Checkpoint folder whose encoder the model starts from."""
+    init_from: str | None = None
+    """Run or checkpoint folder whose weights the whole model starts from."""
     freeze_encoder_updates: int = Field(0, ge=0)
     """The encoder learns nothing in the first so many updates."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.init_from is not None and self.init_encoder_from is not None:
+            raise ValueError(
+                f"init_from {self.init_from!r} and init_encoder_from {self.init_encoder_from!r}: "
+                "the whole model starts from one folder, or its encoder alone; leave out one"
+            )
+        return self
 
 
 class Workers(Section):

@@ -6,16 +6,16 @@ S samples. numpy on the wire; a request or signal is never changed after it was 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kd_ray import __version__
-from kd_ray.config.teachers import Strategy
+from kd_ray.config.teachers import Fusing, Strategy
 from kd_ray.core.targets import FloatArray, IntArray, LabelStrings, TokenTarget, pad_labels
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Raised whenever a request or signal changes its shape or meaning."""
 
 Wanted = Literal["tokens", "labels"]
@@ -77,10 +77,27 @@ class Fusion:
     max_strings: int | None = None
     dtype: Literal["float32", "float16"] = "float32"
     """To which teachers' log-probabilities are rounded, at temperature 1, before fusing."""
+    fusing: Fusing = "mixture"
+    """Of decoder distributions; label strings are merged by their weights either way."""
+
+
+Answer_co = TypeVar("Answer_co", covariant=True)
+Answer = TypeVar("Answer")
+
+
+class Request(Generic[Answer_co]):
+    """What every request says; the type of its answer is its own (`Score`, `Generate`)."""
+
+    utterance_ids: tuple[str, ...]
+    audio: Audio
+    texts: tuple[str, ...] | None
+    view: View
+    deadline_s: float
+    priority: int
 
 
 @dataclass(frozen=True, eq=False)
-class Score:
+class Score(Request["Signal"]):
     """Teacher-forced scoring of a batch.
 
     The decoder reads begin-of-sentence + `prefix` and is scored at U = prefix length + 1
@@ -108,6 +125,57 @@ class Score:
         if prefix is None:
             raise ValueError("a Score request needs a prefix or references for the decoder to read")
         return prefix
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How teachers write; requests that agree in it may share a pass.
+
+    A string has at most `min(max_length, max_length_ratio * encoder positions)` tokens, rounded up,
+    end symbol not counted; a forced prefix is written even beyond that.
+    """
+
+    beam_size: int = 1
+    """1: the likeliest token at each step."""
+    length_penalty: float = 1.0
+    """Of a beam: a hypothesis of n tokens scores log-probability / n^penalty."""
+    max_length: int = 200
+    max_length_ratio: float | None = None
+    """Tokens for each position of the row's own encoder output; None: no such limit."""
+
+    def __post_init__(self) -> None:
+        if self.beam_size < 1 or self.max_length < 1:
+            raise ValueError(
+                f"beam_size and max_length must be at least 1, got {self.beam_size} and "
+                f"{self.max_length}"
+            )
+        if self.max_length_ratio is not None and self.max_length_ratio <= 0:
+            raise ValueError(f"max_length_ratio must be above 0, got {self.max_length_ratio}")
+
+
+@dataclass(frozen=True, eq=False)
+class Generate(Request["Generated"]):
+    """Teachers' own writing for a batch, from scratch or from a forced prefix on.
+
+    Of several teachers the string with the highest mean log-probability is taken, for each
+    utterance by itself, or that of the named teacher.
+    """
+
+    utterance_ids: tuple[str, ...]
+    audio: Audio
+    """What speech teachers hear; empty where all teachers read text."""
+    texts: tuple[str, ...] | None = None
+    """What text teachers read, one for each utterance."""
+    writing: Writing = Writing()
+    prefix: Labels | None = None
+    """What each string must begin with, without begin symbol."""
+    teacher: int | None = None
+    """Ask this teacher alone; None: all of them."""
+    per_teacher: bool = False
+    """Also send each teacher's own strings back."""
+    view: View = View()
+    deadline_s: float = 60.0
+    priority: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,19 +223,50 @@ class Signal:
     num_teachers: int
     teacher_s: float = 0.0
     """Seconds of teacher computation behind this signal, summed over teachers."""
+    fusing: Fusing = "mixture"
+    """What `tokens` is over several teachers."""
     outputs: tuple[TeacherOutput, ...] = ()
     """Per-teacher outputs, only where the request asked for them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """Strings of one teacher for a batch, or the best ones of several.
+
+    `strings`: without begin and end symbols, a forced prefix included. `mean_log_probs` (B,): of
+    the tokens behind the forced prefix and the end symbol, under the teacher that wrote them.
+    `teachers` (B,): who that is.
+    """
+
+    strings: Labels
+    mean_log_probs: FloatArray
+    teachers: IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Generated:
+    """The teachers' answer to `Generate`."""
+
+    utterance_ids: tuple[str, ...]
+    best: Written
+    """One string for each utterance."""
+    answered: tuple[int, ...]
+    """Indices of the teachers that wrote."""
+    teacher_s: float = 0.0
+    """Seconds of teacher computation behind this answer, summed over teachers."""
+    outputs: tuple[Written, ...] = ()
+    """Each teacher's own strings, only where the request asked for them."""
 
 
 class Busy(RuntimeError):
     """The source holds its byte budget in flight; collect a pending signal first."""
 
 
-class PendingSignal(Protocol):
-    """A signal that is on its way."""
+class PendingSignal(Protocol[Answer_co]):
+    """A signal, or another answer, that is on its way."""
 
-    def result(self, timeout_s: float) -> Signal:
-        """Wait for the signal; `TeachersGone` or `TimeoutError` if it cannot be had."""
+    def result(self, timeout_s: float) -> Answer_co:
+        """Wait for it; `TeachersGone` or `TimeoutError` if it cannot be had."""
         ...
 
     def cancel(self) -> None:
@@ -205,12 +304,14 @@ class TeachersInfo:
     source: Literal["local", "store", "pool"]
     protocol: int = PROTOCOL_VERSION
     package: str = __version__
+    recognizer: TeacherInfo | None = None
+    """Who transcribes for text teachers where requests carry no texts; its index means nothing."""
 
 
 class TeacherSource(Protocol):
     """Where teacher signals come from; the loop cannot tell the kinds apart."""
 
-    def ask(self, request: Score) -> PendingSignal:
+    def ask(self, request: Request[Answer]) -> PendingSignal[Answer]:
         """Ask; returns at once, never blocks. `Busy` when over the byte budget."""
         ...
 
@@ -293,16 +394,19 @@ def handshake(needs: StudentNeeds, offered: TeachersInfo) -> None:
                 f"teacher {teacher.name} has no CTC head, and label strings are wanted "
                 "(distillation.ctc_weight above 0)"
             )
-        if teacher.reads == "text" and not needs.texts:
+        if teacher.reads == "text" and not needs.texts and offered.recognizer is None:
             problems.append(
                 f"teacher {teacher.name} reads text, and the student says no column "
-                "(teachers.reads: transcript)"
+                "(teachers.reads: transcript), nor does a recogniser transcribe for it "
+                "(teachers.recognizer)"
             )
     if problems:
         lines = "\n  ".join(problems)
         raise HandshakeError(
             f"student and teachers do not fit ({offered.source} source):\n  {lines}\n"
-            "Ways out: point `data.tokens` at the teachers' own token file (tokens.json in their "
-            "checkpoint folder), train the teachers on the student's tokens, or take the teachers "
-            "named above off the list."
+            "Ways out: let the student take the teachers' tokens (data.tokens: {type: "
+            "from_teacher}, or the path of the tokens.json in a checkpoint folder); train the "
+            "teachers on the student's tokens; take the teachers named above off the list; or "
+            "learn from the text that a teacher writes, which the student cuts into its own tokens "
+            "(`kd-ray translate` or `transcribe`, then `kd-ray train` on what it wrote)."
         )

@@ -47,6 +47,14 @@ class ImitationSums:
     data_kl: float = 0.0
     """KL(teachers || student), in nats, summed over positions."""
     rollout_kl: float = 0.0
+    aged_rollouts: float = 0.0
+    """Rollouts of runs that read old ones too."""
+    rollout_ages: float = 0.0
+    """Of those, in updates, summed."""
+    aged_sentences: float = 0.0
+    """Sentences that have such a rollout."""
+    reused: float = 0.0
+    """Sentences for which no new rollout was written."""
 
     def __add__(self, other: "ImitationSums") -> "ImitationSums":
         pairs = zip(astuple(self), astuple(other), strict=True)
@@ -78,6 +86,9 @@ class ImitationSums:
             "teacher_agrees_rollout": (self.rollout_agreement, self.rollout_positions),
             "kl_data": (self.data_kl, self.kl_data_positions),
             "kl_rollout": (self.rollout_kl, self.kl_rollout_positions),
+            "rollout_age_updates": (self.rollout_ages, self.aged_rollouts),
+            "rollouts_per_sentence": (self.aged_rollouts, self.aged_sentences),
+            "rollout_reused_share": (self.reused, self.aged_sentences),
         }
         return {name: over / under for name, (over, under) in ratios.items() if under > 0}
 
@@ -108,6 +119,16 @@ def rollout_sums(
         cap_hits=0.0 if caps is None else float((lengths >= caps[whose]).sum()),
         compared_rollout_tokens=float(lengths[known].sum()),
         compared_reference_tokens=float(expected[known].sum()),
+    )
+
+
+def age_sums(ages: Sequence[Sequence[int]]) -> ImitationSums:
+    """Ages of the rollouts of each sentence, in updates, the newest one's last."""
+    return ImitationSums(
+        aged_rollouts=float(sum(len(each) for each in ages)),
+        rollout_ages=float(sum(sum(each) for each in ages)),
+        aged_sentences=float(len(ages)),
+        reused=float(sum(each[-1] > 0 for each in ages)),
     )
 
 

@@ -12,7 +12,7 @@ Shapes: R sentences, L tokens, V vocabulary.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_ray.core.contracts import Labels
-from kd_ray.core.imitation import BoolArray, uniform_draws
+from kd_ray.core.imitation import BoolArray, Items, uniform_draws
 from kd_ray.core.losses import LossSum
 from kd_ray.core.targets import IntArray
 
@@ -43,6 +43,73 @@ class Explored:
     random: BoolArray
     prefix: Labels
     ended: BoolArray
+
+
+@dataclass(frozen=True, eq=False)
+class TriedItems(Items):
+    """One item for each utterance: the rollout up to the step, and what was tried there.
+
+    `actions`, `random`, `ended` (R,) as in `Explored`. `tried` (R rows): prefix and action, which
+    the expert completes where `asked`; `own`: the student's completions, where they are the
+    baseline. The others are known once the expert's completions are: `rewards` (R,) of these,
+    `advantage` and `counts` (R,) of `advantages`.
+    """
+
+    actions: IntArray
+    random: BoolArray
+    ended: BoolArray
+    tried: Labels
+    own: Labels | None = None
+    rewards: NDArray[np.float64] | None = None
+    advantage: NDArray[np.float64] | None = None
+    counts: BoolArray | None = None
+
+
+@dataclass(frozen=True)
+class ExplorationSums:
+    """Counts and sums over tried actions; `+` adds them up over batches and workers."""
+
+    sentences: float = 0.0
+    random: float = 0.0
+    """Actions drawn from the vocabulary."""
+    ended: float = 0.0
+    """Actions that are the end symbol: nothing was left to complete."""
+    counted: float = 0.0
+    """Actions that the loss counts."""
+    rewards: float = 0.0
+    """Of the expert's completions."""
+    advantages: float = 0.0
+    """Of the counted actions."""
+
+    def __add__(self, other: "ExplorationSums") -> "ExplorationSums":
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return ExplorationSums(*(mine + theirs for mine, theirs in pairs))
+
+    @classmethod
+    def over(cls, items: TriedItems) -> "ExplorationSums":
+        """Of judged actions."""
+        assert items.rewards is not None
+        assert items.advantage is not None
+        assert items.counts is not None
+        return cls(
+            float(len(items)),
+            float(items.random.sum()),
+            float(items.ended.sum()),
+            float(items.counts.sum()),
+            float(items.rewards.sum()),
+            float(items.advantage[items.counts].sum()),
+        )
+
+    def figures(self) -> dict[str, float]:
+        """Means, for a line of metrics; what was never counted is left out."""
+        ratios = {
+            "completion_reward": (self.rewards, self.sentences),
+            "counted_action_share": (self.counted, self.sentences),
+            "random_action_share": (self.random, self.sentences),
+            "end_action_share": (self.ended, self.sentences),
+            "counted_advantage": (self.advantages, self.counted),
+        }
+        return {name: over / under for name, (over, under) in ratios.items() if under > 0}
 
 
 def draw_steps(

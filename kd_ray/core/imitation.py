@@ -134,10 +134,15 @@ def rollout_caps(config: Rollout, encoder_lengths: IntArray) -> IntArray:
 
     `min(max_length, max_length_ratio * encoder positions)`, rounded up, at least 1.
     """
-    caps = np.full(len(encoder_lengths), config.max_length, dtype=np.int64)
-    if config.max_length_ratio is not None:
-        ratio = np.ceil(config.max_length_ratio * np.asarray(encoder_lengths)).astype(np.int64)
-        caps = np.minimum(caps, np.maximum(ratio, 1))
+    return length_caps(config.max_length, config.max_length_ratio, encoder_lengths)
+
+
+def length_caps(max_length: int, ratio: float | None, encoder_lengths: IntArray) -> IntArray:
+    """(B,) `min(max_length, ratio * encoder positions)`, rounded up, at least 1."""
+    caps = np.full(len(encoder_lengths), max_length, dtype=np.int64)
+    if ratio is not None:
+        scaled = np.ceil(ratio * np.asarray(encoder_lengths)).astype(np.int64)
+        caps = np.minimum(caps, np.maximum(scaled, 1))
     return caps
 
 
@@ -217,6 +222,36 @@ def plan_items(
     if ask_every_utterance:
         built.ask_every_utterance()
     return built.items()
+
+
+def with_older_rollouts(
+    items: Items, older: Mapping[int, Sequence[Sequence[int] | IntArray]]
+) -> Items:
+    """Further items at the end: older rollouts of utterances that are read with one (DAgger).
+
+    Each counts like the rollout that is there, and teachers are asked about it.
+
+    Args:
+        items: of a micro-batch.
+        older: strings by row; those of a row without a rollout among its items are left out.
+    """
+    weights = dict(
+        zip(items.utterance[items.on_policy].tolist(), items.kd_weight[items.on_policy].tolist(),
+            strict=True)
+    )  # fmt: skip
+    added = [(row, string) for row in sorted(older) if row in weights for string in older[row]]
+    if not added:
+        return items
+    count = len(added)
+    rows = np.array([row for row, _ in added], dtype=np.int64)
+    return Items(
+        utterance=np.concatenate([items.utterance, rows]),
+        prefix=Labels.of([*items.prefix.strings(), *(string for _, string in added)]),
+        on_policy=np.concatenate([items.on_policy, np.ones(count, dtype=np.bool_)]),
+        kd_weight=np.concatenate([items.kd_weight, [weights[row] for row, _ in added]]),
+        gold_weight=np.concatenate([items.gold_weight, np.zeros(count)]),
+        asked=np.concatenate([items.asked, np.ones(count, dtype=np.bool_)]),
+    )
 
 
 class _Builder:

@@ -101,11 +101,7 @@ def token_cross_entropy(
     Raises:
         ValueError: if shapes do not fit.
     """
-    if target.closed:
-        cross, keep, _ = _closed_cross_entropy(student_logits_BUV, target, temperature)
-        return _positions(cross, keep, target)
-    student, keep, log_p = _align(student_logits_BUV, target, temperature)
-    cross = -_expect(log_p, _student_outcomes(student, keep, target))
+    cross, keep, _ = _cross_entropy(student_logits_BUV, target, temperature)
     return _positions(cross, keep, target)
 
 
@@ -117,12 +113,8 @@ def forward_kl(
     Zero where the student equals the target. For several teachers this is the divergence from
     their mixture: same gradient as the weighted mean of their divergences, smaller value.
     """
-    if target.closed:
-        cross, keep, log_p = _closed_cross_entropy(student_logits_BUV, target, temperature)
-        return _positions(cross + _expect(log_p, log_p), keep, target)
-    student, keep, log_p = _align(student_logits_BUV, target, temperature)
-    log_q = _student_outcomes(student, keep, target)
-    return _positions(_expect(log_p, log_p) - _expect(log_p, log_q), keep, target)
+    cross, keep, log_p = _cross_entropy(student_logits_BUV, target, temperature)
+    return _positions(cross + _expect(log_p, log_p), keep, target)
 
 
 def reverse_kl(
@@ -286,18 +278,11 @@ def _masked(logits: Tensor, keep: Tensor) -> Tensor:
 def _align(
     student_logits: Tensor, target: TokenTensors, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Softened student logits, mask (B, U) and target outcomes, cut to the longest row.
-
-    Outcomes are the target's log-probabilities, with the tail as last one where it is sparse.
-    """
+    """Softened student logits, mask (B, U) and a dense target, cut to the longest row."""
     length = _check(student_logits, target, temperature)
-    vocabulary = student_logits.shape[-1]
     keep = torch.arange(length, device=student_logits.device) < target.lengths[:, None]
     student = _masked(student_logits[:, :length], keep)
-    log_p = target.log_probs[:, :length]
-    if target.log_tail is not None and target.log_probs.shape[-1] < vocabulary:
-        log_p = torch.cat([log_p, target.log_tail[:, :length, None]], dim=-1)
-    log_p = torch.where(keep[..., None], log_p.to(student.dtype), 0.0)
+    log_p = torch.where(keep[..., None], target.log_probs[:, :length].to(student.dtype), 0.0)
     return student if temperature == 1.0 else student / temperature, keep, log_p
 
 
@@ -318,31 +303,28 @@ def _check(student_logits: Tensor, target: TokenTensors, temperature: float) -> 
     return length
 
 
-def _closed_cross_entropy(
+def _cross_entropy(
     student_logits: Tensor, target: TokenTensors, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy (B, U) with a closed target, the mask, and the target's log-probabilities."""
+    """Cross-entropy (B, U), the mask, and the log-probabilities of the target's outcomes."""
+    if target.ids is None:
+        student, keep, log_p = _align(student_logits, target, temperature)
+        return -_expect(log_p, torch.log_softmax(student, dim=-1)), keep, log_p
     length = _check(student_logits, target, temperature)
-    assert target.ids is not None
     keep = torch.arange(length, device=student_logits.device) < target.lengths[:, None]
     log_p = torch.where(keep[..., None], target.log_probs[:, :length], 0.0)
     ids = torch.where(keep[..., None], target.ids[:, :length], 0)
-    cross = few_token_cross_entropy(student_logits[:, :length], keep, ids, log_p, temperature)
+    log_tail = None
+    # Where every token is kept, there is no other one.
+    if not target.closed and ids.shape[-1] < student_logits.shape[-1]:
+        assert target.log_tail is not None
+        log_tail = torch.where(keep, target.log_tail[:, :length], -torch.inf)
+    cross = few_token_cross_entropy(
+        student_logits[:, :length], keep, ids, log_p, log_tail, temperature
+    )
+    if log_tail is not None:
+        log_p = torch.cat([log_p, log_tail[..., None]], dim=-1)
     return cross, keep, log_p.to(cross.dtype)
-
-
-def _student_outcomes(student: Tensor, keep: Tensor, target: TokenTensors) -> Tensor:
-    """The student's log-probabilities of the target's outcomes."""
-    if target.ids is None:
-        return torch.log_softmax(student, dim=-1)
-    ids = torch.where(keep[..., None], target.ids[:, : target.longest], 0)
-    log_q = torch.log_softmax(student, dim=-1)
-    kept = log_q.gather(-1, ids)
-    if target.ids.shape[-1] >= log_q.shape[-1]:
-        return kept  # every token is kept: there is no tail
-    # Sum the others instead of 1 - sum(kept): no cancellation however small the tail is.
-    others = log_q.scatter(-1, ids, -torch.inf)
-    return torch.cat([kept, others.logsumexp(dim=-1, keepdim=True)], dim=-1)
 
 
 def _expect(log_p: Tensor, value: Tensor) -> Tensor:

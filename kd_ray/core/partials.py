@@ -38,7 +38,9 @@ class Partial:
     `teachers` (M,) ascending indices. `ctc_errors`, `decoder_errors`, `confidence` (M, B) and
     `reference_lengths` (B,) as in `TeacherOutput`. `positions` (B,) valid target positions.
     `probabilities` (B, U, V) float32: the mixture over these teachers, each position summing to
-    one, zero in padding; None if no teacher sent distributions. `kept` is None, or under `top_m`
+    one, zero in padding; None if no teacher sent distributions. Under geometric fusing it holds
+    the weighted mean of these teachers' log-probabilities instead, moved so that the largest of
+    each position is 0. `kept` is None, or under `top_m`
     (K, B): for each utterance the K = min(m, M) teachers whose distributions `probabilities`
     (K, B, U, V) then holds apart. `label_ids` (flat) and `label_lengths` (S,) are the distinct
     label strings, `choice` (M, B) which one each teacher wrote for each utterance; `choice` is
@@ -72,7 +74,11 @@ def weights_among(partial: Partial, head: Literal["tokens", "labels"]) -> NDArra
 def mix(
     outputs: Sequence[TeacherOutput], fusion: Fusion, weights: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Sum of `weights` (M, B) times softened probabilities, (B, U, V); zero in padding."""
+    """Sum of `weights` (M, B) times softened probabilities, (B, U, V); zero in padding.
+
+    Under geometric fusing, times softened log-probabilities, the largest of each position 0.
+    """
+    geometric = fusion.fusing == "geometric"
     positions = outputs[0].positions
     num_positions = int(positions.max(initial=0))
     valid = valid_positions(positions, num_positions)
@@ -91,20 +97,55 @@ def mix(
             soft -= soft.max(axis=-1, keepdims=True)
         if fusion.temperature != 1.0:
             soft /= np.float32(fusion.temperature)
-        np.exp(soft, out=soft)
-        sums = soft.sum(axis=-1, dtype=np.float64)
+        likely = np.exp(soft, out=None if geometric else soft)
+        sums = likely.sum(axis=-1, dtype=np.float64)
         if not np.isfinite(sums).all():
             broken.append(output.teacher)
             continue
-        factors = np.where(valid, weight[:, None] / sums, 0.0)
-        if mixture is None:
-            mixture = factors[..., None] * soft
+        if geometric:
+            # The logarithm of the sum is the same for all tokens, so it is left out.
+            share = _share(np.where(valid, weight[:, None], 0.0)[..., None], soft)
         else:
-            mixture += factors[..., None] * soft
+            share = np.where(valid, weight[:, None] / sums, 0.0)[..., None] * soft
+        if mixture is None:
+            mixture = share
+        else:
+            mixture += share
     if broken:
         raise TeacherNaN(tuple(broken))
     assert mixture is not None
-    return mixture.astype(np.float32)
+    return (_moved(mixture) if geometric else mixture).astype(np.float32)
+
+
+def join(fusion: Fusion, sides: Sequence[tuple[FloatArray, FloatArray]]) -> NDArray[np.float32]:
+    """Fused distributions (B, U, V) of several groups, each with the group's share (B,)."""
+    parts = [_share(share[:, None, None], fused) for share, fused in sides]
+    joined = np.sum(parts, axis=0)
+    return (_moved(joined) if fusion.fusing == "geometric" else joined).astype(np.float32)
+
+
+def _share(factor: FloatArray, values: FloatArray) -> NDArray[np.float64]:
+    """`factor * values`, in which no share of minus infinity is nothing."""
+    with np.errstate(invalid="ignore"):
+        return np.where(factor == 0, 0.0, np.asarray(factor, dtype=np.float64) * values)
+
+
+def _moved(log_means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """By a constant for each position, so that the largest is 0: float32 then loses little.
+
+    Raises:
+        ValueError: no token has a probability under all teachers.
+    """
+    largest = log_means.max(axis=-1, keepdims=True, initial=-np.inf)
+    nothing = np.argwhere(np.isneginf(largest[..., 0]))
+    if len(nothing):
+        row, position = nothing[0].tolist()
+        raise ValueError(
+            f"row {row}, position {position}: no token has a probability above zero under all "
+            "teachers, so their geometric mean is no distribution; use divergence forward_kl or "
+            "cross_entropy, which fuse by the mixture, or teachers.dtype float32"
+        )
+    return np.asarray(log_means - largest)
 
 
 def keep_best(
@@ -153,13 +194,33 @@ def merge_best(union: Partial, a: Partial, b: Partial) -> Partial:
     return replace(union, kept=kept[best, columns], probabilities=probabilities[best, columns])
 
 
-def mixture_of(partial: Partial, weights: NDArray[np.float64]) -> FloatArray:
-    """(B, U, V) the mixture by `weights` (M, B) of the partial's teachers."""
+def fused_log_probs(partial: Partial, weights: NDArray[np.float64]) -> FloatArray:
+    """(B, U, V) log-probabilities of what `weights` (M, B) make of the partial's teachers.
+
+    0 in padding.
+    """
+    fused = _fused(partial, weights)
+    valid = valid_positions(partial.positions, fused.shape[1])
+    if partial.fusion.fusing == "geometric":
+        # The largest is 0: no overflow, and no sum that underflows.
+        log_sums = np.log(np.exp(fused, dtype=np.float64).sum(axis=-1, keepdims=True))
+        log_probs = np.asarray(fused - log_sums, dtype=np.float32)
+    else:
+        with np.errstate(divide="ignore"):
+            log_probs = np.asarray(np.log(fused), dtype=np.float32)
+    log_probs[~valid] = 0.0
+    return log_probs
+
+
+def _fused(partial: Partial, weights: NDArray[np.float64]) -> FloatArray:
+    """(B, U, V) as `Partial.probabilities` holds it where no teachers are kept apart."""
     assert partial.probabilities is not None
     if partial.kept is None:
         return partial.probabilities
     columns = np.arange(weights.shape[1])
     slots = weights[np.searchsorted(partial.teachers, partial.kept), columns]
+    if partial.fusion.fusing == "geometric":
+        return join(partial.fusion, list(zip(slots, partial.probabilities, strict=True)))
     mixture: NDArray[np.float64] = np.einsum("kb,kbuv->buv", slots, partial.probabilities)
     return mixture.astype(np.float32)
 

@@ -8,7 +8,9 @@ weights of any union follow exactly, and the fused distribution *normalised over
 Each rule but one gives teachers within a group weights proportional to those they have in a larger
 group, so a union is `share_a * fused_a + share_b * fused_b`, where a share is the weight that the
 union gives to all teachers of one side. Under `top_m` a larger group may push teachers out of the m
-best, so a partial keeps the distributions of its m best apart, and `finish` mixes them.
+best, so a partial keeps the distributions of its m best apart, and `finish` mixes them. Geometric
+fusing merges alike: what is shared out are then the mean log-probabilities of each side, up to a
+constant for each position, which the last normalising takes away.
 
 Shapes: N teachers of the run, M teachers that answered, B utterances, U positions, V vocabulary.
 """
@@ -20,18 +22,19 @@ from typing import TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from kd_ray.config.teachers import Fusing
 from kd_ray.core.contracts import Fusion, Signal, TeacherOutput
 from kd_ray.core.partials import (
     Partial,
     TeacherNaN,
     check_teachers,
+    fused_log_probs,
+    join,
     keep_best,
     merge_best,
     mergeable,
     mix,
-    mixture_of,
     same_batch,
-    valid_positions,
     weights_among,
 )
 from kd_ray.core.targets import FloatArray, IntArray, LabelStrings, TokenTarget, pad_labels
@@ -56,6 +59,7 @@ class FusedTargets:
     reference_lengths: IntArray
     answered: tuple[int, ...]
     num_teachers: int
+    fusing: Fusing = "mixture"
 
     def signal(
         self,
@@ -76,6 +80,7 @@ class FusedTargets:
             reference_lengths=self.reference_lengths,
             answered=self.answered,
             num_teachers=self.num_teachers,
+            fusing=self.fusing,
             teacher_s=teacher_s,
             outputs=outputs,
         )
@@ -177,10 +182,11 @@ def merge(a: Partial, b: Partial) -> Partial:
     elif a.probabilities is not None and b.probabilities is not None:
         from_a = np.isin(union.teachers, a.teachers)
         weights = weights_among(union, "tokens")
-        share_a = weights[from_a].sum(axis=0)[:, None, None]
-        share_b = weights[~from_a].sum(axis=0)[:, None, None]
-        mixture = share_a * a.probabilities + share_b * b.probabilities
-        union = replace(union, probabilities=mixture.astype(np.float32))
+        sides = [
+            (weights[from_a].sum(axis=0), a.probabilities),
+            (weights[~from_a].sum(axis=0), b.probabilities),
+        ]
+        union = replace(union, probabilities=join(a.fusion, sides))
     if a.choice is not None and b.choice is not None:
         table = {key: index for index, key in enumerate(_keys(a))}
         translated = [table.setdefault(key, len(table)) for key in _keys(b)]
@@ -194,7 +200,10 @@ def merge(a: Partial, b: Partial) -> Partial:
 def finish(partial: Partial) -> FusedTargets:
     """Make the target that losses read.
 
-    Token targets are dense float32 log-probabilities of the mixture. Label strings come utterance
+    Token targets are dense float32 log-probabilities of the mixture, or of the geometric mean
+    (`fusion.fusing`), at which the reverse KL from it is the weighted mean of the teachers' own
+    plus a constant: `KL(q||g) = sum_t w_t KL(q||p_t) + log sum_v prod_t p_t(v)^w_t`. Label strings
+    come utterance
     by utterance, the heaviest first, equal weights in lexicographic order; equal strings are one
     string whose weight is the sum; strings of weight zero are left out. With `max_strings` only
     the heaviest of an utterance stay; their weights are **renormalised** to sum to one, so that the
@@ -205,10 +214,7 @@ def finish(partial: Partial) -> FusedTargets:
     weights_tokens = weights_labels = nothing
     if partial.probabilities is not None:
         weights_tokens = weights_among(partial, "tokens")
-        with np.errstate(divide="ignore"):
-            log_probs = np.log(mixture_of(partial, weights_tokens))
-        log_probs[~valid_positions(partial.positions, log_probs.shape[1])] = 0.0
-        tokens = TokenTarget(log_probs, partial.positions)
+        tokens = TokenTarget(fused_log_probs(partial, weights_tokens), partial.positions)
     if partial.choice is not None:
         weights_labels = weights_among(partial, "labels")
         labels = _label_strings(partial, weights_labels)
@@ -222,6 +228,7 @@ def finish(partial: Partial) -> FusedTargets:
         reference_lengths=partial.reference_lengths,
         answered=tuple(partial.teachers.tolist()),
         num_teachers=partial.num_teachers,
+        fusing=partial.fusion.fusing,
     )
 
 

@@ -102,6 +102,24 @@ def sentence_scores(
     return np.array([score_of(row, metric, sentence=True) for row in statistics_UK])
 
 
+def nearest_to_reference(
+    candidates: Sequence[str], reference: str, metric: TranslationMetric = "bleu"
+) -> int:
+    """Index of the candidate with the best sentence score against the reference.
+
+    The first of equals: candidates come best first from a beam. BLEU is smoothed exponentially
+    over the n-gram orders that the sentence has (Chen & Cherry 2014, method 3).
+
+    Raises:
+        ValueError: no candidate at all.
+    """
+    if not candidates:
+        raise ValueError("no candidate to choose from")
+    statistics = sentence_statistics(candidates, [reference] * len(candidates), metric)
+    scores = sentence_scores(statistics, metric)
+    return int((-scores if lower_is_better(metric) else scores).argmax())
+
+
 def signature(metric: TranslationMetric, *, tokenizer: BleuTokenizer = "13a") -> str:
     """Sacrebleu's own description of what was computed, for one reference an utterance."""
     scorer = _scorer(metric, tokenizer, False)

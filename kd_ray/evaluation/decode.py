@@ -36,6 +36,8 @@ class Search:
     length_penalty: float = 1.0
     max_tokens: int | None = None
     """Longest hypothesis; None: encoder frames of speech, 50 more than 4 times the source text."""
+    keep_candidates: bool = False
+    """Also keep what else the beam found."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Hypothesis:
     ids: Mapping[Head, tuple[int, ...]]
     transcript: str | None = None
     """What a cascade's translator read."""
+    candidates: tuple[tuple[int, ...], ...] = ()
+    """All that the beam found, best first; only where the search keeps it."""
 
     def by(self, head: Head) -> tuple[int, ...]:
         """Token ids.
@@ -112,6 +116,7 @@ def decode_encoded(
     """Hypotheses of a batch; without `search` all greedy ones that the model can give."""
     search = search or Search(heads=greedy_heads(model))
     found: dict[Head, list[list[int]]] = {}
+    candidates: list[tuple[tuple[int, ...], ...]] = []
     for head in search.heads:
         if head == "ctc":
             found[head] = ctc_greedy(model.ctc_logits(encoded), encoded.lengths, model.blank)
@@ -126,10 +131,16 @@ def decode_encoded(
                 length_penalty=search.length_penalty,
             )
             found[head] = [best.tokens for best, *_ in kept]
+            if search.keep_candidates:
+                candidates = [tuple(tuple(each.tokens) for each in row) for row in kept]
         else:
             found[head] = attention_greedy(model, encoded, limits)
     return [
-        Hypothesis(utterance_id, {head: tuple(ids[row]) for head, ids in found.items()})
+        Hypothesis(
+            utterance_id,
+            {head: tuple(ids[row]) for head, ids in found.items()},
+            candidates=candidates[row] if candidates else (),
+        )
         for row, utterance_id in enumerate(utterance_ids)
     ]
 

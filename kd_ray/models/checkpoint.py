@@ -197,6 +197,56 @@ def load_encoder(model: SequenceModel, folder: Path) -> None:
     model.encoder.load_state_dict(weights)
 
 
+def load_weights(
+    model: SequenceModel,
+    folder: Path,
+    *,
+    tokens: Mapping[str, Any],
+    source_tokens: Mapping[str, Any] | None = None,
+) -> None:
+    """Start `model` from a checkpoint of the same architecture and tokens, normaliser included.
+
+    Raises:
+        CheckpointError: architecture (but for dropout) or tokens of the two differ, or the folder
+            cannot be read.
+    """
+    folder = _existing(folder)
+    theirs = _flat(_filled_in(read_config(folder).get("architecture", {})))
+    mine = _flat(model.config.model_dump(mode="json"))
+    differences = [
+        f"{key}: {folder.name} has {theirs.get(key)!r}, the model {mine.get(key)!r}"
+        for key in sorted(mine.keys() | theirs.keys())
+        if "dropout" not in key and theirs.get(key) != mine.get(key)
+    ]
+    if _read_json(folder / TOKENS) != dict(tokens):
+        differences.append("tokens: those of the folder are others than those of data.tokens")
+    # Without differences so far, the folder is of a text reader too.
+    if (
+        source_tokens is not None
+        and not differences
+        and _read_json(folder / SOURCE_TOKENS) != dict(source_tokens)
+    ):
+        differences.append("source tokens: others than those of data.source_tokens")
+    if differences:
+        raise CheckpointError(
+            f"{folder} cannot start this model:\n  "
+            + "\n  ".join(differences)
+            + "\nGive the model the same settings and tokens, or start from scratch."
+        )
+    weights = _read_weights(folder)
+    _check_fit(weights, _state(model), f"{folder / WEIGHTS} does not fit its own {CONFIG}")
+    model.load_state_dict(weights)
+
+
+def _flat(section: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        name = f"{before}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
 def _filled_in(architecture: dict[str, Any]) -> dict[str, Any]:
     """With the defaults of keys that an older version did not know, if it is known at all."""
     try:

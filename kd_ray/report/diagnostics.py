@@ -17,9 +17,13 @@ DIAGNOSTICS: Mapping[str, str] = {
     "beta": "beta, chance of a data prefix",
     "replaced_share": "share of prefixes from rollouts",
     "rollout_length_ratio": "length of rollouts to references",
-    "teacher_entropy": "entropy of the teacher, nats",
-    "agreement_reference": "teacher agrees with reference",
-    "agreement_rollout": "teacher agrees with rollout",
+    "rollout_age_updates": "age of rollouts, updates",
+    "teacher_entropy_data": "entropy of the teacher on data prefixes, nats",
+    "teacher_entropy_rollout": "entropy of the teacher on rollouts, nats",
+    "teacher_agrees_data": "teacher agrees with data prefix",
+    "teacher_agrees_rollout": "teacher agrees with rollout",
+    "completion_reward": "reward of the expert's completions",
+    "counted_action_share": "share of tried actions that count",
 }
 """Keys of training lines in metrics.jsonl, and what they are."""
 

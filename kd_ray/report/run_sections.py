@@ -110,6 +110,7 @@ def _run(run: Run) -> Html:
     facts = [
         f"kd-ray {run.command}",
         _best(run),
+        _average(run),
         _counted(_epochs(run), "epoch"),
         _counted(run.summary.get("updates"), "update"),
         duration(run.summary.get("seconds")),
@@ -146,6 +147,16 @@ def _best(run: Run) -> str:
     if not _number(value):
         return ""
     return f"best validation error {percent(value)} %" + (f" in epoch {epoch}" if epoch else "")
+
+
+def _average(run: Run) -> str:
+    """What the average of the last models has in place of the best one's figure."""
+    average = run.summary.get("average")
+    if not isinstance(average, Mapping):
+        return ""
+    bleu, error = average.get("bleu"), average.get("error_rate")
+    figure = f"BLEU {percent(bleu)}" if _number(bleu) else f"error {percent(error)} %"
+    return f"average of the last {len(average['updates'])}: {figure}"
 
 
 def _number(value: Any) -> bool:

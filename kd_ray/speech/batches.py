@@ -79,6 +79,18 @@ class GlobalBatches:
             self._counts.append(len(self.batches_in_epoch(number)))
         return self._counts[epoch]
 
+    def updates_in(self, epochs: int, at_most: int | None = None) -> int:
+        """Updates of the first `epochs` epochs, `at_most` as many as that if it is given.
+
+        With `max_batch_s` epochs are cut until that many updates are found, and no further.
+        """
+        total = 0
+        for epoch in range(epochs):
+            if at_most is not None and total >= at_most:
+                return at_most
+            total += self.updates_per_epoch(epoch)
+        return total if at_most is None else min(total, at_most)
+
     def at(self, update: int) -> tuple[int, tuple[int, ...]]:
         """Epoch and row indices of an update.
 

@@ -177,7 +177,8 @@ def spec_augment(
         generator = _generator(seed, name, epoch)
         length = int(lengths[row])
         for _ in range(config.time_masks):
-            start, width = _span(generator, length, min(max_frames, length // 5))
+            longest = min(max_frames, int(config.max_time_share * length + 1e-6))
+            start, width = _span(generator, length, longest)
             time_mask_BT[row, start : start + width] = True
         for _ in range(config.frequency_masks):
             start, width = _span(generator, num_mels, max_mels)

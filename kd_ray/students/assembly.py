@@ -23,8 +23,9 @@ from kd_ray.core.schedules import Schedule, alpha_at
 from kd_ray.core.trust import check_trust_on_rollouts
 from kd_ray.evaluation.run_folder import RunFolder, RunFolderError
 from kd_ray.evaluation.system import resolve_checkpoint
+from kd_ray.evaluation.token_file import token_file
 from kd_ray.models.build import build_model
-from kd_ray.models.checkpoint import load_encoder, save_model
+from kd_ray.models.checkpoint import load_encoder, load_weights, save_model
 from kd_ray.models.sequence_model import SequenceModel, SpeechModel
 from kd_ray.speech.batches import GlobalBatches
 from kd_ray.speech.checks import BadRow, check_rows, good_rows
@@ -35,12 +36,15 @@ from kd_ray.students.checkpoints import TrainingCheckpoints
 from kd_ray.students.collective import Collective
 from kd_ray.students.criterion import build_criterion
 from kd_ray.students.data import StudentData, channel_statistics
+from kd_ray.students.explorer import explorer_of
+from kd_ray.students.last_models import LastModels
 from kd_ray.students.loop import Progress, Student
 from kd_ray.students.optim import build_optimizer
 from kd_ray.students.pipeline import Pipeline, Update
 from kd_ray.students.replay import dump_update
-from kd_ray.students.requests import build_request, resolve_strategy
-from kd_ray.students.rollouts import build_planner
+from kd_ray.students.requests import build_request, fusion_of, resolve_strategy
+from kd_ray.students.rollout_memory import gather_in_flight, in_flight_from_json
+from kd_ray.students.rollouts import build_planner, remembered
 from kd_ray.students.signal_statistics import SignalStatistics
 from kd_ray.students.step import Learner, TeacherForcing
 from kd_ray.students.validation import Validation
@@ -59,7 +63,7 @@ class Inventories:
         source = config.data.source_tokens
         reads_text = isinstance(config.model, TextToText)
         return cls(
-            target=Tokens.load(root / config.data.tokens),
+            target=Tokens.load(token_file(config, root)),
             source=Tokens.load(root / source) if reads_text and source is not None else None,
         )
 
@@ -123,8 +127,8 @@ def _rows_without_source(
 ) -> list[BadRow]:
     """Rows that lack a text which the student or its teachers read."""
     columns = {config.data.source_column} if isinstance(config.model, TextToText) else set()
-    if isinstance(config, DistillConfig) and config.teachers.reads is not None:
-        columns.add(config.teachers.reads)
+    if isinstance(config, DistillConfig) and config.teachers.column is not None:
+        columns.add(config.teachers.column)
     return [
         BadRow(utterance.id, f"no {column}, which is read in this run", row)
         for column in sorted(columns)
@@ -158,7 +162,7 @@ def student_needs(tokens: Tokens, config: DistillConfig | None = None) -> Studen
     if config is None:
         return needs
     wanted = build_criterion(config, tokens).wanted
-    return replace(needs, wanted=wanted, texts=config.teachers.reads is not None)
+    return replace(needs, wanted=wanted, texts=config.teachers.column is not None)
 
 
 def build_data(
@@ -168,7 +172,7 @@ def build_data(
     extractor = None
     if not isinstance(config.model, TextToText):
         extractor = LogMelExtractor(config.model.front_end)
-    reads = config.teachers.reads if isinstance(config, DistillConfig) else None
+    reads = config.teachers.column if isinstance(config, DistillConfig) else None
     return {
         name: StudentData(
             read_split(manifest, root, config, inventories.target),
@@ -213,6 +217,13 @@ def build_student(
         model.set_normalizer(*channel_statistics(splits["train"], limit))
     if training.init_encoder_from:
         load_encoder(model, resolve_checkpoint(root / training.init_encoder_from))
+    if training.init_from:
+        load_weights(
+            model,
+            resolve_checkpoint(root / training.init_from),
+            tokens=tokens.to_dict(),
+            source_tokens=None if inventories.source is None else inventories.source.to_dict(),
+        )
     model.to(device)
     optimizer = build_optimizer(model.parameters(), training.optimizer)
     batches = GlobalBatches(
@@ -221,32 +232,40 @@ def build_student(
         config.data.batches,
         training.seed,
     )
-    total_updates = sum(batches.updates_per_epoch(epoch) for epoch in range(training.epochs))
-    if training.max_updates is not None:
-        total_updates = min(total_updates, training.max_updates)
+    total_updates = batches.updates_in(training.epochs, training.max_updates)
     schedule = Schedule(training.schedule, total_updates)
     checkpoints = TrainingCheckpoints(run.path / "checkpoints", training.keep_checkpoints)
     made_of = {
         "training_data": manifest_digest(splits["train"].utterances),
-        "teachers": [each.digest for each in source.describe().teachers] if source else [],
+        "teachers": _digests(source) if source else [],
     }
     if collective.rank == 0:
         checkpoints.clean()
-    progress, rollouts_in_flight = Progress(), {}
+    progress = Progress()
+    rollouts: dict[str, Any] = {}
     latest = checkpoints.latest()
     if latest is not None:
         state = checkpoints.restore(latest, model, optimizer)
         _same_making(run, state.get("made_of", made_of), made_of)
         schedule.load_dict(state["schedule"])
         progress = _progress(state["progress"], leads=collective.rank == 0)
-        rollouts_in_flight = checkpoints.rollouts(latest)
+        rollouts = checkpoints.rollouts(latest)
     deadline_s = _deadline_s(config)
     planner = None
     if distills is not None:
         planner = build_planner(
             distills.distillation, model, seed=training.seed, total_updates=total_updates,
-            epochs=training.epochs, device=device, saved=rollouts_in_flight,
+            epochs=training.epochs, device=device, exchange=collective.gather,
+            saved=in_flight_from_json(rollouts.get("in_flight", {})),
+            stored=rollouts.get("memory", {}),
+            source=source, tokens=tokens, timeout_s=deadline_s + 30.0,
         )  # fmt: skip
+        if distills.distillation.aggrevate is not None:
+            assert planner is not None, "every sentence gets a rollout"
+            assert source is not None, "a distillation has a source"
+            planner = explorer_of(
+                planner, source, fusion_of(distills, strategy), tokens, deadline_s + 30.0
+            )
     pipeline = Pipeline(
         splits["train"],
         batches,
@@ -260,21 +279,32 @@ def build_student(
         request=None if distills is None else build_request(distills, deadline_s, strategy),
         planner=planner,
         with_audio=source is not None and _teachers_hear(source),
+        timeout_s=deadline_s + 30.0,
     )
 
     source_table = None if inventories.source is None else inventories.source.to_dict()
 
+    def write_model(folder: Path, extra: Mapping[str, Any]) -> None:
+        save_model(
+            folder, model, tokens=tokens.to_dict(), source_tokens=source_table,
+            extra={**extra, "run": config.name, **made_of},
+        )  # fmt: skip
+
+    last_models = None
+    if training.average_last is not None:
+        last_models = LastModels(run.path / "validated", training.average_last, write_model)
+        if collective.rank == 0:
+            last_models.forget_after(progress.update)
+
     def save_best(error: float, epoch: int) -> None:
         if collective.rank == 0:
-            extra = {"error_rate": error, "epoch": epoch, "run": config.name, **made_of}
-            save_model(
-                run.path / "model", model, tokens=tokens.to_dict(), extra=extra,
-                source_tokens=source_table,
-            )  # fmt: skip
+            # The average takes the place of `model` in the end; the best one stays beside it.
+            for name in ("model", "best_model") if last_models is not None else ("model",):
+                write_model(run.path / name, {"error_rate": error, "epoch": epoch})
 
     def save_state(progress: Progress) -> None:
         totals = SignalStatistics.from_list(collective.sum(progress.statistics.to_list()))
-        in_flight = collective.gather(pipeline.rollouts_in_flight())
+        in_flight = gather_in_flight(pipeline.rollouts_in_flight(progress.update), collective)
         if collective.rank == 0:
             state = {
                 "update": progress.update,
@@ -283,7 +313,8 @@ def build_student(
                 "made_of": made_of,
             }
             checkpoints.save(
-                model, optimizer, tokens=tokens.to_dict(), state=state, rollouts=in_flight,
+                model, optimizer, tokens=tokens.to_dict(), state=state,
+                rollouts={"in_flight": in_flight, "memory": remembered(planner)},
                 source_tokens=source_table,
             )  # fmt: skip
         collective.barrier()
@@ -303,9 +334,7 @@ def build_student(
         optimizer=optimizer,
         schedule=schedule,
         pipeline=pipeline,
-        validation=Validation(
-            splits["valid"], 2 * config.data.batches.batch_size, device, training.select_by
-        ),
+        validation=_validation(config, splits["valid"], device),
         checkpoints=checkpoints,
         reporter=reporter,
         training=training,
@@ -314,11 +343,23 @@ def build_student(
         signal_timeout_s=deadline_s + 30.0,
         alpha=_alpha_schedule(config, total_updates),
         save_best=save_best,
+        last_models=last_models,
         save_state=save_state,
         dump=partial(dump_update, run, config, learner, inventories.target),
         on_epoch=on_epoch,
     )
     return student, progress
+
+
+def _validation(
+    config: TrainConfig | DistillConfig, valid: StudentData, device: torch.device
+) -> Validation:
+    """Decoding keeps no gradients, so it takes twice what a micro-batch may have."""
+    batches, training = config.data.batches, config.training
+    max_batch_s = batches.max_batch_s
+    if max_batch_s is not None:
+        max_batch_s *= 2 / training.accumulation
+    return Validation(valid, 2 * batches.batch_size, device, training.select_by, max_batch_s)
 
 
 def _strategy(config: DistillConfig, source: TeacherSource, root: Path) -> Strategy:
@@ -335,9 +376,18 @@ def _strategy(config: DistillConfig, source: TeacherSource, root: Path) -> Strat
     return strategy
 
 
+def _digests(source: TeacherSource) -> list[str]:
+    """Of the teachers, and of the recogniser that transcribes for them, if there is one."""
+    info = source.describe()
+    recognizer = [] if info.recognizer is None else [info.recognizer.digest]
+    return [each.digest for each in info.teachers] + recognizer
+
+
 def _teachers_hear(source: TeacherSource) -> bool:
     """Whether requests must carry audio: a store has heard it already."""
     info = source.describe()
+    if info.recognizer is not None:
+        return True
     return info.source != "store" and any(each.reads == "speech" for each in info.teachers)
 
 

@@ -2,7 +2,7 @@
 
 `checkpoints/update-00000120/` holds `model/` (a checkpoint folder like any other),
 `optimizer.safetensors`, `state.json`, and `rollouts.json`: what the student had written for updates
-that were in flight. Nothing in it is pickled.
+that were in flight, and what it remembers of earlier ones. Nothing in it is pickled.
 """
 
 import json
@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from kd_ray.evaluation.run_folder import write_json
+from kd_ray.evaluation.run_folder import write_atomically, write_json
 from kd_ray.models.checkpoint import CheckpointError, load_model, save_model
 from kd_ray.models.sequence_model import SequenceModel
 
@@ -51,7 +51,8 @@ class TrainingCheckpoints:
         )  # fmt: skip
         tensors, plain = _split(optimizer.state_dict())
         save_file(tensors, part / "optimizer.safetensors")
-        write_json(part / "rollouts.json", dict(rollouts or {}))
+        # Without indentation, which would give every token a line of its own.
+        write_atomically(part / "rollouts.json", json.dumps(dict(rollouts or {})) + "\n")
         write_json(part / "state.json", {**state, "optimizer": plain})
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
@@ -93,7 +94,7 @@ class TrainingCheckpoints:
         return state
 
     def rollouts(self, folder: Path) -> dict[str, Any]:
-        """What the student had written for updates to come when the checkpoint was made."""
+        """What the student had written when the checkpoint was made, as it was saved."""
         path = folder / "rollouts.json"
         if not path.exists():
             return {}

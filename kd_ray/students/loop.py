@@ -23,6 +23,7 @@ from kd_ray.core.contracts import Reporter, Signal, TeachersGone
 from kd_ray.core.criteria import Part
 from kd_ray.core.schedules import Schedule
 from kd_ray.students.checkpoints import TrainingCheckpoints
+from kd_ray.students.last_models import LastModels
 from kd_ray.students.monitor import Monitor
 from kd_ray.students.optim import set_lr
 from kd_ray.students.pipeline import Pipeline, Update
@@ -45,6 +46,8 @@ class Progress:
     """Updates done."""
     best_error: float = float("inf")
     best_epoch: int = 0
+    out_of_patience: bool = False
+    """The model has not become better for `training.patience` epochs."""
     skipped_in_a_row: int = 0
     seconds: float = 0.0
     statistics: SignalStatistics = field(default_factory=SignalStatistics)
@@ -85,13 +88,17 @@ class Student:
     alpha: Callable[[Update], float | None]
     """The teachers' share of the loss, where it is scheduled."""
     save_best: Callable[[float, int], None]
+    last_models: LastModels | None
+    """For the average of the last validated models, where that is what the run exports."""
     save_state: Callable[[Progress], None]
     dump: Dump
     on_epoch: Callable[[Mapping[str, Any]], None]
 
 
 def train(student: Student, progress: Progress) -> Progress:
-    """Train from `progress` to the last update; returns where it ended."""
+    """Train from `progress` to the last update, or out of patience; returns where it ended."""
+    if progress.out_of_patience:
+        return progress
     for update in student.pipeline.updates(progress.update):
         started = time.perf_counter()
         figures = take_update(student, progress, update)
@@ -103,6 +110,8 @@ def train(student: Student, progress: Progress) -> Progress:
         every = student.training.checkpoint_every_updates
         if update.ends_epoch or (every and progress.update % every == 0):
             student.save_state(progress)
+        if progress.out_of_patience:
+            break
     return progress
 
 
@@ -226,6 +235,8 @@ def validate(student: Student, progress: Progress, update: Update) -> None:
     if error < progress.best_error:
         progress.best_error, progress.best_epoch = error, update.epoch + 1
         student.save_best(error, update.epoch + 1)
+    if student.last_models is not None and student.learner.collective.rank == 0:
+        student.last_models.add(update.index + 1)
     figures = {
         "kind": "valid",
         "update": update.index + 1,
@@ -236,3 +247,9 @@ def validate(student: Student, progress: Progress, update: Update) -> None:
     }
     student.reporter.metrics(figures)
     student.on_epoch(figures)
+    patience = student.training.patience
+    if patience is not None and update.epoch + 1 - progress.best_epoch >= patience:
+        progress.out_of_patience = True
+        student.reporter.event(
+            "out_of_patience", epoch=update.epoch + 1, best_epoch=progress.best_epoch
+        )

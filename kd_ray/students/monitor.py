@@ -1,12 +1,20 @@
 """What imitation looks like from inside, update by update: figures for metrics.jsonl."""
 
 from collections.abc import Mapping
+from dataclasses import astuple
 
 import numpy as np
 from torch import Tensor
 
 from kd_ray.core.contracts import Signal
-from kd_ray.core.diagnostics import ImitationSums, divergence_sums, rollout_sums, teacher_sums
+from kd_ray.core.diagnostics import (
+    ImitationSums,
+    age_sums,
+    divergence_sums,
+    rollout_sums,
+    teacher_sums,
+)
+from kd_ray.core.exploration import ExplorationSums, TriedItems
 from kd_ray.core.imitation import rollout_caps
 from kd_ray.core.losses import LossSum
 from kd_ray.students.collective import Collective
@@ -20,6 +28,7 @@ class Monitor:
     def __init__(self, planner: Planner) -> None:
         self._planner = planner
         self._sums = ImitationSums()
+        self._explored = ExplorationSums()
 
     def watch(
         self,
@@ -30,6 +39,9 @@ class Monitor:
     ) -> None:
         """One micro-batch; `logits` (R, L+1, V) of the pass that the loss was taken of."""
         assert micro.items is not None, "with a planner, every micro-batch has items"
+        if isinstance(micro.items, TriedItems):
+            self._explored += ExplorationSums.over(micro.items)
+            return
         model, config = self._planner.model, self._planner.config
         frames = np.array([model.output_frames(int(length)) for length in micro.batch.lengths])
         self._sums += rollout_sums(
@@ -45,6 +57,16 @@ class Monitor:
             )
 
     def figures(self, update: Update, collective: Collective) -> dict[str, float]:
-        """beta, shares and means of the whole update."""
+        """Figures of the whole update: beta, shares and means; or the worth of tried actions."""
+        if self._planner.config.aggrevate is not None:
+            return ExplorationSums(*collective.sum(list(astuple(self._explored)))).figures()
+        if self._planner.memory is not None:
+            self._sums += age_sums(
+                [
+                    [update.index - written.update for written in read]
+                    for micro in update.micro_batches
+                    for read in micro.rollouts.values()
+                ]
+            )
         sums = ImitationSums.of(collective.sum(self._sums.values()))
         return {"beta": self._planner.beta(update.index, update.epoch), **sums.figures()}

@@ -5,12 +5,22 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from kd_ray.core.contracts import Busy, PendingSignal, Signal, TeacherSource
+from kd_ray.core.contracts import (
+    Busy,
+    Generated,
+    PendingSignal,
+    Signal,
+    TeachersGone,
+    TeacherSource,
+)
+from kd_ray.core.exploration import TriedItems
 from kd_ray.core.imitation import Items
 from kd_ray.speech.batches import GlobalBatches, shard
 from kd_ray.students.data import Batch, StudentData
+from kd_ray.students.explorer import Explorer
 from kd_ray.students.requests import BuildRequest
-from kd_ray.students.rollouts import Planner, Rollouts
+from kd_ray.students.rollout_memory import Rollouts
+from kd_ray.students.rollouts import Planner
 
 
 @dataclass
@@ -26,9 +36,11 @@ class MicroBatch:
     ghost: bool = False
     items: Items | None = None
     rollouts: Rollouts = field(default_factory=dict)
-    """What the student wrote for these utterances, by id."""
-    pending: PendingSignal | None = None
+    """What the student wrote for these utterances, now or before."""
+    pending: PendingSignal[Signal | Generated] | None = None
     asked: bool = False
+    settled: bool = False
+    """The answer is here and keeps no room in the source, though nobody collected it yet."""
 
 
 @dataclass
@@ -47,6 +59,15 @@ class Update:
     """Seconds in which the student wrote its own prefixes."""
     teacher_wait_s: float = 0.0
     """Seconds the student stood still for its teachers."""
+    gone: TeachersGone | None = None
+    """Why it could not be planned; told where its signals are collected, by all workers alike."""
+
+
+def _rollouts_of(update: Update) -> Rollouts:
+    """Over all micro-batches, each of which has utterances of its own."""
+    return {
+        name: read for micro in update.micro_batches for name, read in micro.rollouts.items()
+    }  # fmt: skip
 
 
 class Pipeline:
@@ -66,6 +87,7 @@ class Pipeline:
         request: BuildRequest | None = None,
         planner: Planner | None = None,
         with_audio: bool = False,
+        timeout_s: float = 600.0,
     ):
         self.data = data
         self.batches = batches
@@ -78,6 +100,7 @@ class Pipeline:
         self.request = request
         self.planner = planner
         self.with_audio = with_audio
+        self.timeout_s = timeout_s
         self._flying: deque[Update] = deque()
 
     def updates(self, start: int) -> Iterator[Update]:
@@ -98,33 +121,38 @@ class Pipeline:
                     if micro.pending is not None:
                         micro.pending.cancel()
 
-    def rollouts_in_flight(self) -> dict[str, Rollouts]:
-        """Rollouts of updates after the present one, by update: they cannot be made again.
+    def rollouts_in_flight(self, done: int) -> dict[str, Rollouts]:
+        """Rollouts of this worker for updates from number `done` on, by update.
 
-        They were made from weights that are gone by then; checkpoints keep them.
+        They cannot be made again: the weights that they were made from are gone by then.
+        Checkpoints keep them.
         """
-        return (
-            {
-                str(update.index): {
-                    name: ids
-                    for micro in update.micro_batches
-                    for name, ids in micro.rollouts.items()
-                }
-                for update in list(self._flying)[1:]
-            }
-            if self.planner is not None
-            else {}
-        )
+        return {
+            str(update.index): _rollouts_of(update) for update in self._flying
+            if update.index >= done
+        }  # fmt: skip
 
     def collect(self, update: Update, timeout_s: float) -> list[Signal | None]:
-        """Wait for the signals of an update's micro-batches, in order."""
+        """Wait for the signals of an update's micro-batches, in order.
+
+        Where actions were tried, the items learn what they were worth instead.
+        """
+        if update.gone is not None:
+            raise update.gone
         started = time.perf_counter()
         signals: list[Signal | None] = []
         for micro in update.micro_batches:
             if not micro.asked:
                 self._ask_one(micro)
-            signals.append(None if micro.pending is None else micro.pending.result(timeout_s))
+            answer = None if micro.pending is None else micro.pending.result(timeout_s)
             micro.pending = None
+            if isinstance(micro.items, TriedItems):
+                assert isinstance(self.planner, Explorer), "it tried the actions"
+                assert not isinstance(answer, Signal), "teachers were asked to complete"
+                micro.items = self.planner.judge(micro.items, micro.batch, answer)
+                answer = None
+            assert not isinstance(answer, Generated), "teachers were asked to score"
+            signals.append(answer)
         update.teacher_wait_s += time.perf_counter() - started
         return signals
 
@@ -150,15 +178,43 @@ class Pipeline:
             started = time.perf_counter()
             for micro in update.micro_batches:
                 if not micro.ghost:
-                    micro.items, micro.rollouts = self.planner.plan(micro.batch, index, epoch)
+                    self._plan(self.planner, update, micro)
+            self.planner.remember(index, _rollouts_of(update))
             update.rollout_s = time.perf_counter() - started
         return update
+
+    def _plan(self, planner: Planner, update: Update, micro: MicroBatch) -> None:
+        """Decide what the decoder reads; a planner may ask teachers something, and wait."""
+        while update.gone is None:
+            try:
+                micro.items, micro.rollouts = planner.plan(micro.batch, update.index, update.epoch)
+            except Busy:
+                if not self._settle_one():
+                    raise
+            except TeachersGone as error:
+                update.gone = error
+            else:
+                return
+
+    def _settle_one(self) -> bool:
+        """Wait for the oldest answer in flight, which makes room; whether there was one."""
+        for update in self._flying:
+            for micro in update.micro_batches:
+                if micro.pending is not None and not micro.settled:
+                    micro.settled = True
+                    try:
+                        # It stays with `pending`, for `collect`.
+                        micro.pending.result(self.timeout_s)
+                    except TeachersGone as error:
+                        update.gone = error
+                    return True
+        return False
 
     def _ask(self, flying: deque[Update]) -> None:
         """Ask for what was not asked yet, oldest first, until the source says it is busy."""
         for update in flying:
             for micro in update.micro_batches:
-                if micro.asked:
+                if micro.asked or update.gone is not None:
                     continue
                 try:
                     self._ask_one(micro)

@@ -22,6 +22,7 @@ from kd_ray.config.commands import DistillConfig, TrainConfig
 from kd_ray.config.load import check
 from kd_ray.core.contracts import Labels, Signal
 from kd_ray.core.criteria import Part
+from kd_ray.core.exploration import TriedItems
 from kd_ray.core.imitation import Items
 from kd_ray.core.losses import LossSum
 from kd_ray.core.targets import LabelStrings, TokenTarget
@@ -38,6 +39,7 @@ KEEP = 8
 """Failed updates that a run keeps, the latest ones."""
 
 _ITEM_COLUMNS = ("utterance", "on_policy", "kd_weight", "gold_weight", "asked")
+_TRIED_COLUMNS = ("actions", "random", "ended", "rewards", "advantage", "counts")
 
 Record = TypeVar("Record", Labels, TokenTarget, LabelStrings)
 
@@ -212,6 +214,10 @@ def _micro_arrays(prefix: str, micro: MicroBatch, signal: Signal | None) -> dict
         arrays |= _record(f"{prefix}prefix.", micro.items.prefix)
         for name in _ITEM_COLUMNS:
             arrays[f"{prefix}items.{name}"] = getattr(micro.items, name)
+    if isinstance(micro.items, TriedItems):
+        arrays |= _record(f"{prefix}tried.", micro.items.tried)
+        for name in _TRIED_COLUMNS:
+            arrays[f"{prefix}items.{name}"] = getattr(micro.items, name)
     if signal is not None and signal.tokens is not None:
         arrays |= _record(f"{prefix}tokens.", signal.tokens)
     if signal is not None and signal.labels is not None:
@@ -261,7 +267,11 @@ def _items(prefix: str, arrays: Mapping[str, np.ndarray]) -> Items | None:
     if strings is None:
         return None
     columns = {name: arrays[f"{prefix}items.{name}"] for name in _ITEM_COLUMNS}
-    return Items(prefix=strings, **columns)
+    tried = _of(Labels, f"{prefix}tried.", arrays)
+    if tried is None:
+        return Items(prefix=strings, **columns)
+    worth: dict[str, Any] = {name: arrays[f"{prefix}items.{name}"] for name in _TRIED_COLUMNS}
+    return TriedItems(prefix=strings, tried=tried, own=None, **columns, **worth)
 
 
 def _signal(prefix: str, batch: Batch, arrays: Mapping[str, np.ndarray]) -> Signal | None:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from kd_ray.config.commands import DistillConfig
 from kd_ray.config.teachers import Strategy, TrustTable
-from kd_ray.core.contracts import Audio, Fusion, Score, Wanted
-from kd_ray.core.imitation import Items
+from kd_ray.core.contracts import Audio, Fusion, Generate, Labels, Score, Wanted, Writing
+from kd_ray.core.exploration import TriedItems
+from kd_ray.core.imitation import Items, rows_of
 from kd_ray.core.trust import TrustError, table_for
 from kd_ray.students.data import Batch
 
-BuildRequest = Callable[[Batch, Items | None], Score | None]
+BuildRequest = Callable[[Batch, Items | None], Score | Generate | None]
 
 
 def resolve_strategy(strategy: Strategy, digests: Sequence[str], root: Path) -> Strategy:
@@ -36,34 +37,72 @@ def resolve_strategy(strategy: Strategy, digests: Sequence[str], root: Path) -> 
     return strategy.model_copy(update={"table": table_for(table, digests)})
 
 
+def generate_request(
+    batch: Batch, writing: Writing, deadline_s: float, prefix: Labels | None = None
+) -> Generate:
+    """Have teachers write for these utterances, each string beginning with its row of `prefix`."""
+    return Generate(
+        utterance_ids=batch.utterance_ids,
+        audio=batch.audio if batch.audio is not None else Audio.of([]),
+        texts=batch.texts,
+        writing=writing,
+        prefix=prefix,
+        deadline_s=deadline_s,
+    )
+
+
+def score_along(batch: Batch, prefix: Labels, fusion: Fusion, deadline_s: float) -> Score:
+    """Have teachers' decoders score these prefixes, one for each utterance."""
+    return Score(
+        utterance_ids=batch.utterance_ids,
+        audio=batch.audio if batch.audio is not None else Audio.of([]),
+        texts=batch.texts,
+        references=batch.references,
+        prefix=prefix,
+        fusion=fusion,
+        wanted=frozenset({"tokens"}),
+        deadline_s=deadline_s,
+    )
+
+
+def fusion_of(config: DistillConfig, strategy: Strategy | None = None) -> Fusion:
+    """How the teachers of a distillation become one; `strategy`: its own, resolved."""
+    return Fusion(
+        strategy=strategy or config.teachers.strategy,
+        temperature=config.distillation.temperature,
+        compatibility=config.distillation.compatibility,
+        max_strings=config.distillation.max_strings,
+        dtype=config.teachers.dtype,
+        fusing=config.distillation.fusing,
+    )
+
+
 def build_request(
     config: DistillConfig, deadline_s: float, strategy: Strategy | None = None
 ) -> BuildRequest:
     """Teacher-forced scoring along the references, or along the prefixes of `items`.
 
     With items, the request has one row for each that teachers are asked about, and there is none at
-    all (None) where that is nobody. `strategy`: that of the configuration, resolved.
+    all (None) where that is nobody. Where actions were tried, teachers complete the sentences
+    instead. `strategy`: that of the configuration, resolved.
     """
-    fusion = Fusion(
-        strategy=strategy or config.teachers.strategy,
-        temperature=config.distillation.temperature,
-        compatibility=config.distillation.compatibility,
-        max_strings=config.distillation.max_strings,
-        dtype=config.teachers.dtype,
-    )
+    fusion = fusion_of(config, strategy)
+    writing = Writing(max_length=config.distillation.rollout.max_length)
     wanted: set[Wanted] = set()
     if config.distillation.ctc_weight < 1:
         wanted.add("tokens")
     if config.distillation.ctc_weight > 0:
         wanted.add("labels")
 
-    def request(batch: Batch, items: Items | None) -> Score | None:
+    def request(batch: Batch, items: Items | None) -> Score | Generate | None:
         asked = batch
         if items is not None:
             rows = items.asked_rows
             if not len(rows):
                 return None
             asked = batch.take(items.utterance[rows])
+            if isinstance(items, TriedItems):
+                return generate_request(asked, writing, deadline_s, rows_of(items.tried, rows))
         return Score(
             utterance_ids=asked.utterance_ids,
             audio=asked.audio if asked.audio is not None else Audio.of([]),

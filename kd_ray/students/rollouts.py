@@ -3,32 +3,34 @@
 Shapes: B utterances, R items.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from kd_ray.config.teachers import Distillation
+from kd_ray.core.contracts import TeacherSource
 from kd_ray.core.imitation import (
     Items,
     plan_items,
     rollout_caps,
     rows_to_roll_out,
     uniform_draws,
+    with_older_rollouts,
 )
 from kd_ray.core.schedules import Progress, beta_at
 from kd_ray.core.targets import IntArray
 from kd_ray.models.decoding import attention_beam, attention_greedy, attention_sample
 from kd_ray.models.sequence_model import SequenceModel
+from kd_ray.speech.tokens import Tokens
 from kd_ray.students.data import Batch
+from kd_ray.students.gate import Gate
+from kd_ray.students.rollout_memory import RolloutMemory, Rollouts, Written, rollouts_to_json
 
-Rollouts = dict[str, list[int]]
-"""What the student wrote, without begin and end symbols, by utterance id."""
-
-
-class NoSuchRollout(ValueError):
-    """A way of choosing or keeping rollouts that students do not have yet."""
+Exchange = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""The entries of all workers."""
 
 
 @dataclass
@@ -46,6 +48,12 @@ class Planner:
     epochs: int
     device: torch.device
     saved: Mapping[str, Rollouts]
+    gate: Gate | None = None
+    """Scores rollouts, with selector `quality`."""
+    memory: RolloutMemory | None = None
+    """Rollouts of earlier updates, where some are read again."""
+    exchange: Exchange = dict
+    """Among the workers, for `memory`."""
 
     @property
     def staleness(self) -> int:
@@ -63,34 +71,77 @@ class Planner:
         return beta_at(self.config.beta, self.progress(update, epoch))
 
     def plan(self, batch: Batch, update: int, epoch: int) -> tuple[Items, Rollouts]:
-        """The items of a micro-batch, and the rollouts among them."""
+        """The items of a micro-batch, and the rollouts among them.
+
+        Raises:
+            Busy: teachers are to be asked, and the source is over its byte budget.
+            TeachersGone: too few teachers answered.
+        """
+        asked = None if self.gate is None else self.gate.ask(batch)
         beta = self.beta(update, epoch)
         chosen = rows_to_roll_out(
             self.config.selector, batch.utterance_ids, beta=beta, seed=self.seed, update=update
         )
         rows = np.flatnonzero(chosen)
-        written = self._write(batch, rows, update)
+        read = self._prefixes(batch, rows, update)
+        own = {row: prefixes[-1].ids for row, prefixes in zip(rows.tolist(), read, strict=True)}
         config = self.config
         items = plan_items(
             config.selector,
             batch.references,
-            dict(zip(rows.tolist(), written, strict=True)),
+            own,
             beta=beta,
+            scores=None if asked is None else asked.scores(own),
             learns_gold=config.smallest_alpha < 1.0,
             ask_on_data=config.data_target != "own",
             ask_every_utterance=config.ctc_weight > 0 and config.largest_alpha > 0,
         )
+        older = {
+            row: [each.ids for each in prefixes[:-1]]
+            for row, prefixes in zip(rows.tolist(), read, strict=True)
+        }
         names = [batch.utterance_ids[row] for row in rows]
-        return items, dict(zip(names, written, strict=True))
+        return with_older_rollouts(items, older), dict(zip(names, read, strict=True))
 
-    def _write(self, batch: Batch, rows: IntArray, update: int) -> list[list[int]]:
-        """What the student writes for these rows; those of an interrupted run as they were."""
-        if not len(rows):
-            return []
-        kept = self.saved.get(str(update))
-        if kept is not None:
-            return [list(kept[batch.utterance_ids[row]]) for row in rows]
-        return self._decode(batch.take(rows), update)
+    def remember(self, update: int, read: Rollouts) -> None:
+        """Keep what was written for an update, where later ones may read it.
+
+        Args:
+            update: planned, with all its micro-batches; updates come in order.
+            read: the rollouts of this worker's micro-batches.
+        """
+        if self.memory is None:
+            return
+        # What an interrupted run had written for it is in the memory already.
+        saved = self.saved.get(str(update), {})
+        new = {
+            name: each[-1] for name, each in read.items()
+            if each[-1].update == update and name not in saved
+        }  # fmt: skip
+        self.memory.add(update, self.exchange(new))
+
+    def _prefixes(self, batch: Batch, rows: IntArray, update: int) -> list[list[Written]]:
+        """The rollouts that these rows are read with; of an interrupted run as they were."""
+        names = [batch.utterance_ids[row] for row in rows]
+        saved, memory = self.saved.get(str(update), {}), self.memory
+        own: dict[str, Written] = {}
+        for name in names:
+            again = None if memory is None else memory.reusable(name, update)
+            if again is not None:
+                own[name] = again
+        new = [row for row, name in zip(rows.tolist(), names, strict=True)
+               if name not in own and name not in saved]  # fmt: skip
+        if new:
+            written = self._decode(batch.take(np.array(new)), update)
+            for row, ids in zip(new, written, strict=True):
+                own[batch.utterance_ids[row]] = Written(ids, update)
+        prefixes: list[list[Written]] = []
+        for name in names:
+            if name in saved:
+                prefixes.append(saved[name])
+            else:
+                prefixes.append([own[name]] if memory is None else memory.prefixes(name, own[name]))
+        return prefixes
 
     @torch.no_grad()
     def _decode(self, batch: Batch, update: int) -> list[list[int]]:
@@ -134,24 +185,33 @@ def build_planner(
     epochs: int,
     device: torch.device,
     saved: Mapping[str, Rollouts],
+    stored: Mapping[str, Any],
+    exchange: Exchange,
+    source: TeacherSource | None,
+    tokens: Tokens,
+    timeout_s: float,
 ) -> Planner | None:
     """The planner of a run; None where every sentence is read along its reference.
 
-    Raises:
-        NoSuchRollout: a selector or a reuse of rollouts that students do not have yet.
+    `source`, `tokens` and `timeout_s` are for planners that ask teachers themselves.
     """
     if config.selector.type == "never" and config.data_target == "distribution":
         return None
+    gate = None
     if config.selector.type == "quality":
-        raise NoSuchRollout(
-            "distillation.selector 'quality' needs the teachers' own translations during training, "
-            "which sources do not give yet; take 'beta', 'both' or 'always'"
-        )
-    if config.rollout.reuse_updates or config.rollout.aggregate:
-        raise NoSuchRollout(
-            "distillation.rollout.reuse_updates and aggregate are not there yet; leave them out"
-        )
-    return Planner(config, model, seed, total_updates, epochs, device, saved)
+        assert source is not None, "a distillation has a source"
+        gate = Gate(config.selector, source, tokens, config.rollout.max_length, timeout_s)
+    return Planner(
+        config, model, seed, total_updates, epochs, device, saved, gate=gate,
+        memory=RolloutMemory.of(config.rollout, stored), exchange=exchange,
+    )  # fmt: skip
+
+
+def remembered(planner: Planner | None) -> dict[str, Any]:
+    """The planner's memory of all workers' rollouts, for a checkpoint."""
+    if planner is None or planner.memory is None:
+        return {}
+    return rollouts_to_json(planner.memory.stored)
 
 
 def _seeds(utterance_ids: Sequence[str], seed: int, update: int) -> list[int]:

@@ -52,13 +52,32 @@ def run_session(
             logger.info("%s: %d updates to go", run.name, student.pipeline.total_updates)
     collective.barrier()
     train(student, progress)
+    average = _export_average(student, run)
     progress.statistics = SignalStatistics.from_list(collective.sum(progress.statistics.to_list()))
-    summary = _summary(config, student, progress)
+    summary = _summary(config, student, progress) | average
     if leads:
         _warn_of_ties(summary, run)
         run.write_summary(summary)
     collective.barrier()
     return summary
+
+
+def _export_average(student: Student, run: RunFolder) -> dict[str, Any]:
+    """Where `training.average_last` asks for it: the mean of the last models becomes `model`.
+
+    Returns what the summary says about it: the updates it is made of, and its validation scores.
+    """
+    last_models, learner = student.last_models, student.learner
+    if last_models is None:
+        return {}
+    learner.collective.barrier()  # Rank 0 has written the last of them.
+    updates = last_models.average_into(learner.model)
+    learner.forward.eval()
+    scores = student.validation.run(learner.model, learner.collective)
+    if learner.collective.rank == 0:
+        extra = {"error_rate": scores["error_rate"], "average_of_updates": updates}
+        last_models.write(run.path / "model", extra)
+    return {"average": {"updates": updates, **scores}}
 
 
 def _summary(

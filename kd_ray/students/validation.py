@@ -29,13 +29,17 @@ class Validation:
         batch_size: int,
         device: torch.device,
         select_by: SelectBy,
+        max_batch_s: float | None = None,
     ):
+        """`max_batch_s`: longest sum of padded durations that is decoded at a time."""
         self.data = data
         self.select_by = select_by
         self.batch_size = batch_size
         self.device = device
         self.translates = data.column == "translation"
+        self.max_batch_s = max_batch_s
         sizes = data.sizes
+        self._sizes = sizes
         self._order = sorted(range(len(sizes)), key=lambda row: (-sizes[row], row))
 
     def run(self, model: SequenceModel, collective: Collective) -> dict[str, float]:
@@ -79,8 +83,14 @@ class Validation:
         return {"error_rate": 100.0 - scores[self.select_by], **scores}
 
     def _batches(self, rows: Sequence[int]) -> Iterator[tuple[Sequence[str], Tensor, Tensor]]:
-        for start in range(0, len(rows), self.batch_size):
-            batch = self.data.batch(rows[start : start + self.batch_size])
+        start = 0
+        while start < len(rows):
+            count = self.batch_size
+            if self.max_batch_s is not None:
+                # The first row is the longest.
+                count = min(count, max(1, int(self.max_batch_s / self._sizes[rows[start]])))
+            batch = self.data.batch(rows[start : start + count])
+            start += count
             yield (
                 batch.utterance_ids,
                 batch.inputs.to(self.device),

@@ -6,11 +6,23 @@ import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from kd_ray.core import strategies
-from kd_ray.core.contracts import Score, Signal, TeacherInfo, TeacherOutput, TeachersGone
-from kd_ray.teachers.policies import Proceed, judge_quorum
+from kd_ray.core.contracts import (
+    Answer,
+    Generate,
+    Generated,
+    Request,
+    Score,
+    Signal,
+    TeacherInfo,
+    TeacherOutput,
+    TeachersGone,
+    Written,
+)
+from kd_ray.core.written import best_of
+from kd_ray.teachers.policies import Proceed, judge_alone, judge_quorum
 
 logger = logging.getLogger(__name__)
 
@@ -27,20 +39,22 @@ class OnEvent(Protocol):
 class HostAnswer:
     """What one host says to a request.
 
-    `partial` is fused over the host's own teachers and None if none of them could answer;
+    `partial` is fused over the host's own teachers (`Score`), or holds the best of their strings
+    (`Generate`), and is None if none of them could answer;
     `quarantined` are the host's teachers that are no longer asked, with the reason.
     `teacher_s` is seconds of teacher computation, a shared pass counted by share of utterances.
     """
 
-    partial: strategies.Partial | None
+    partial: strategies.Partial | Written | None
     answered: tuple[int, ...]
     quarantined: Mapping[int, str]
     teacher_s: float
-    outputs: tuple[TeacherOutput, ...] = ()
+    outputs: tuple[TeacherOutput | Written, ...] = ()
 
 
-def check_request(request: Score) -> None:
+def check_request(request: Request[Any], num_teachers: int) -> None:
     """Refuse a request whose parts do not belong together, before it costs anything."""
+    assert isinstance(request, Score | Generate), "requests are Score or Generate"
     rows = len(request.utterance_ids)
     if rows == 0:
         raise ValueError("a request must name at least one utterance")
@@ -52,7 +66,7 @@ def check_request(request: Score) -> None:
         parts["texts"] = len(request.texts)
     if request.prefix is not None:
         parts["prefix"] = len(request.prefix.lengths)
-    if request.references is not None:
+    if isinstance(request, Score) and request.references is not None:
         parts["references"] = len(request.references.lengths)
     for name, count in parts.items():
         if count != rows:
@@ -62,21 +76,51 @@ def check_request(request: Score) -> None:
             f"audio lengths add up to {int(request.audio.lengths.sum())} samples, "
             f"but {len(request.audio.samples)} were sent"
         )
+    if isinstance(request, Generate):
+        if request.teacher is not None and not 0 <= request.teacher < num_teachers:
+            raise ValueError(
+                f"request.teacher is {request.teacher}, and there are {num_teachers} teachers, "
+                "counted from 0"
+            )
+        return
     if not request.wanted:
         raise ValueError("request.wanted is empty; allowed are 'tokens', 'labels' or both")
     if "tokens" in request.wanted:
         request.decoder_prefix()
 
 
-def fuse(request: Score, answers: Sequence[HostAnswer]) -> Signal:
-    """One signal from the hosts that answered, merged in the order given (so sums repeat)."""
-    partials = [answer.partial for answer in answers if answer.partial is not None]
-    outputs = [output for answer in answers for output in answer.outputs]
+def fuse(request: Request[Answer], answers: Sequence[HostAnswer]) -> Answer:
+    """One answer from those of the hosts, merged in the order given (so sums repeat)."""
+    if isinstance(request, Generate):
+        return cast(Answer, _best(request, answers))
+    assert isinstance(request, Score), "requests are Score or Generate"
+    return cast(Answer, _fused(request, answers))
+
+
+def _best(request: Generate, answers: Sequence[HostAnswer]) -> Generated:
+    outputs = [each for answer in answers for each in answer.outputs if isinstance(each, Written)]
+    return Generated(
+        utterance_ids=request.utterance_ids,
+        best=best_of([a.partial for a in answers if isinstance(a.partial, Written)]),
+        answered=tuple(sorted(index for answer in answers for index in answer.answered)),
+        teacher_s=sum(answer.teacher_s for answer in answers),
+        outputs=tuple(sorted(outputs, key=lambda output: int(output.teachers[0]))),
+    )
+
+
+def _fused(request: Score, answers: Sequence[HostAnswer]) -> Signal:
+    partials = [a.partial for a in answers if isinstance(a.partial, strategies.Partial)]
+    outputs = [o for answer in answers for o in answer.outputs if isinstance(o, TeacherOutput)]
     return strategies.finish(functools.reduce(strategies.merge, partials)).signal(
         request.utterance_ids,
         teacher_s=sum(answer.teacher_s for answer in answers),
         outputs=tuple(sorted(outputs, key=lambda output: output.teacher)),
     )
+
+
+def asked_alone(request: Request[Answer]) -> int | None:
+    """The one teacher that a request asks; None: all."""
+    return request.teacher if isinstance(request, Generate) else None
 
 
 class Ledger:
@@ -111,20 +155,27 @@ class Ledger:
         logger.warning("host %s left out with teachers %s: %s", host, ", ".join(names), reason)
         self._tell("teacher_host_left_out", host=host, teachers=names, reason=reason)
 
-    def conclude(self, request: Score, answers: Sequence[HostAnswer]) -> Signal:
+    def conclude(self, request: Request[Answer], answers: Sequence[HostAnswer]) -> Answer:
         """The signal, if enough teachers are in the answers; else `TeachersGone`."""
         for answer in answers:
             self.receive(answer)
-        decision = self.require([index for answer in answers for index in answer.answered])
+        answered = [index for answer in answers for index in answer.answered]
+        decision = self.require(answered, only=asked_alone(request))
         if decision.missing:
             self._note_shortened(decision)
         signal = fuse(request, answers)
         self.counts["signals"] += 1
         return signal
 
-    def require(self, answered: Sequence[int]) -> Proceed:
-        """Raise `TeachersGone` naming the missing ones if these are too few."""
-        decision = judge_quorum(answered, len(self.teachers), self.quorum)
+    def require(self, answered: Sequence[int], *, only: int | None = None) -> Proceed:
+        """Raise `TeachersGone` naming the missing ones if these are too few.
+
+        `only`: this teacher was asked, and no other.
+        """
+        if only is None:
+            decision = judge_quorum(answered, len(self.teachers), self.quorum)
+        else:
+            decision = judge_alone(only, answered)
         if isinstance(decision, Proceed):
             return decision
         self.counts["teachers_gone"] += 1

@@ -17,11 +17,22 @@ import numpy as np
 from torch import Tensor
 
 from kd_ray.core import strategies
-from kd_ray.core.contracts import Labels, Score, TeacherInfo, TeacherOutput, Wanted
+from kd_ray.core.contracts import (
+    Generate,
+    Labels,
+    Score,
+    TeacherInfo,
+    TeacherOutput,
+    Wanted,
+    Writing,
+    Written,
+)
+from kd_ray.core.written import best_of
 from kd_ray.teachers.answers import HostAnswer, check_request
 from kd_ray.teachers.batching import BatchStatistics, Clock, LoopClock, MicroBatcher
 from kd_ray.teachers.readers import Inputs, Reader
 from kd_ray.teachers.rows import (
+    Output,
     Work,
     fault_of,
     join_rows,
@@ -29,6 +40,7 @@ from kd_ray.teachers.rows import (
     split_request,
     take_rows,
 )
+from kd_ray.teachers.transcriber import Transcriber
 
 logger = logging.getLogger(__name__)
 
@@ -59,22 +71,34 @@ class ScoringTeacher(Protocol):
         """Score a batch of padded inputs, as its reader makes them, with `lengths` (B,)."""
         ...
 
+    def generate(
+        self, inputs: Tensor, lengths: Tensor, prefix: Labels, writing: Writing
+    ) -> Written:
+        """Write a string for each row, beginning with its row of `prefix`."""
+        ...
+
+
+class _Scoring(NamedTuple):
+    """What a teacher is to say about given prefixes."""
+
+    wanted: frozenset[Wanted]
+    with_references: bool
+
 
 class _Queue(NamedTuple):
     """Work of one queue may share a forward pass."""
 
     teacher: int
-    wanted: frozenset[Wanted]
-    with_references: bool
+    task: _Scoring | Writing
     request: int | None
     """Set where requests are never mixed."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Scored:
+class _Done:
     """A teacher's output for one piece of work, and its share of the pass's seconds."""
 
-    output: TeacherOutput
+    output: Output
     seconds: float
 
 
@@ -90,7 +114,7 @@ class HostStatus:
 
 
 class TeacherHost:
-    """Answers `Score` requests with the partial of its own teachers.
+    """Answers `Score` and `Generate` requests with the partial of its own teachers.
 
     Inputs are made once per request and distinct front end; utterances of several requests
     share a teacher's forward pass; passes run one at a time on a thread of their own, so that the
@@ -103,6 +127,7 @@ class TeacherHost:
         batching: `per_request` never mixes requests, so that answers repeat bit for bit.
         max_batch_utterances: of one forward pass; larger requests are split.
         batch_wait_ms: longest wait for companions; none while the host is idle.
+        transcriber: writes what text teachers read, where a request carries no texts.
         clock: of the micro-batcher.
     """
 
@@ -115,6 +140,7 @@ class TeacherHost:
         batching: Literal["per_request", "timed"] = "timed",
         max_batch_utterances: int = 32,
         batch_wait_ms: float = 2.0,
+        transcriber: Transcriber | None = None,
         clock: Clock | None = None,
     ) -> None:
         if not teachers:
@@ -127,8 +153,9 @@ class TeacherHost:
         self._wait_s = batch_wait_ms / 1000 if self._mix else 0.0
         self._clock: Clock = clock or LoopClock()
         self._readers = {teacher.info.front_end_digest: teacher.reader for teacher in teachers}
+        self._transcriber = transcriber
         self._quarantined: dict[int, str] = {}
-        self._batcher: MicroBatcher[_Queue, Work, _Scored | None] = MicroBatcher(
+        self._batcher: MicroBatcher[_Queue, Work, _Done | None] = MicroBatcher(
             self._pass, max_size=max_batch_utterances, clock=self._clock
         )
         # Passes have a thread to themselves; features and fusing of other requests go beside.
@@ -146,6 +173,11 @@ class TeacherHost:
         )
 
     @property
+    def recognizer(self) -> TeacherInfo | None:
+        """Who transcribes for text teachers, if anybody does."""
+        return None if self._transcriber is None else self._transcriber.info
+
+    @property
     def status(self) -> HostStatus:
         """Queue and counters."""
         return HostStatus(
@@ -156,30 +188,33 @@ class TeacherHost:
             batches=self._batcher.statistics,
         )
 
-    async def score(self, request: Score) -> HostAnswer:
+    async def answer(self, request: Score | Generate) -> HostAnswer:
         """Answer with the partial over the teachers of this host that are in order.
 
         Raises:
             Expired: the request's deadline passed before its turn came.
             Exception: whatever a teacher raised; all requests of its pass get the same error.
         """
-        check_request(request)
+        check_request(request, self._num_teachers)
         expires_s = self._clock.now() + request.deadline_s
         self._requests += 1
         number = self._requests
         self._open_requests += 1
         try:
             asked = [index for index in self._teachers if index not in self._quarantined]
-            inputs = await self._inputs(request, asked)
+            if isinstance(request, Generate) and request.teacher is not None:
+                asked = [index for index in asked if index == request.teacher]
+            texts, transcription_s = await self._texts(request, asked)
+            inputs = await self._inputs(request, texts, asked)
             # The first request at an idle host waits for nobody, with any of its teachers.
             wait_s = 0.0 if self._batcher.idle else self._wait_s
-            scored = await _gather(
+            done = await _gather(
                 [
                     self._ask_teacher(index, request, inputs, number, wait_s, expires_s)
                     for index in asked
                 ]
             )
-            return await _run_in(self._helper, self._answer, request, scored)
+            return await _run_in(self._helper, self._conclude, request, done, transcription_s)
         finally:
             self._open_requests -= 1
 
@@ -189,28 +224,50 @@ class TeacherHost:
         self._passes.shutdown(wait=True, cancel_futures=True)
         self._helper.shutdown(wait=True, cancel_futures=True)
 
-    async def _inputs(self, request: Score, asked: Sequence[int]) -> dict[str, Inputs]:
+    async def _texts(
+        self, request: Score | Generate, asked: Sequence[int]
+    ) -> tuple[tuple[str, ...] | None, float]:
+        """What text teachers read, and the seconds that it took to hear it."""
+        reading = any(self._teachers[index].reader.reads == "text" for index in asked)
+        if request.texts is not None or self._transcriber is None or not reading:
+            return request.texts, 0.0
+        return await _run_in(self._passes, self._transcribe, self._transcriber, request)
+
+    def _transcribe(
+        self, transcriber: Transcriber, request: Score | Generate
+    ) -> tuple[tuple[str, ...], float]:
+        started = time.perf_counter()
+        waveforms = request.audio.waveforms() if len(request.audio.lengths) else []
+        texts = transcriber(request.utterance_ids, waveforms, request.view, self._max_utterances)
+        return texts, time.perf_counter() - started
+
+    async def _inputs(
+        self, request: Score | Generate, texts: tuple[str, ...] | None, asked: Sequence[int]
+    ) -> dict[str, Inputs]:
         """What teachers read, by digest, each made once."""
         waveforms = request.audio.waveforms() if len(request.audio.lengths) else []
         digests = {self._teachers[index].info.front_end_digest for index in asked}
         return {
-            digest: await _run_in(self._helper, self._readers[digest], waveforms, request.texts)
+            digest: await _run_in(self._helper, self._readers[digest], waveforms, texts)
             for digest in sorted(digests)
         }
 
     async def _ask_teacher(
         self,
         index: int,
-        request: Score,
+        request: Score | Generate,
         inputs: Mapping[str, Inputs],
         number: int,
         wait_s: float,
         expires_s: float,
-    ) -> _Scored | None:
+    ) -> _Done | None:
         """One teacher's output for the whole request; None if it had to be quarantined."""
-        queue = _Queue(
-            index, request.wanted, request.references is not None, None if self._mix else number
-        )
+        task: _Scoring | Writing
+        if isinstance(request, Generate):
+            task = request.writing
+        else:
+            task = _Scoring(request.wanted, request.references is not None)
+        queue = _Queue(index, task, None if self._mix else number)
         pieces = await _gather(
             [
                 self._batcher.submit(
@@ -231,11 +288,11 @@ class TeacherHost:
         whole = [piece for piece in pieces if piece is not None]
         if len(whole) < len(pieces):
             return None
-        return _Scored(
+        return _Done(
             join_rows([piece.output for piece in whole]), sum(piece.seconds for piece in whole)
         )
 
-    async def _pass(self, queue: _Queue, works: Sequence[Work]) -> Sequence[_Scored | None]:
+    async def _pass(self, queue: _Queue, works: Sequence[Work]) -> Sequence[_Done | None]:
         """One forward pass of one teacher over the work of several requests."""
         if queue.teacher in self._quarantined:
             return [None] * len(works)
@@ -249,43 +306,57 @@ class TeacherHost:
         size = sum(work.size for work in works)
         ends = np.cumsum([work.size for work in works])
         return [
-            _Scored(take_rows(output, int(end) - work.size, int(end)), seconds * work.size / size)
+            _Done(take_rows(output, int(end) - work.size, int(end)), seconds * work.size / size)
             for work, end in zip(works, ends, strict=True)
         ]
 
-    def _forward(self, queue: _Queue, works: Sequence[Work]) -> tuple[TeacherOutput, float]:
+    def _forward(self, queue: _Queue, works: Sequence[Work]) -> tuple[Output, float]:
         """Run the teacher; its output is checked for size and numbered as in the pool."""
         started = time.perf_counter()
         teacher = self._teachers[queue.teacher]
         inputs, lengths = pad_together(works)
         prefix = Labels.of([string for work in works for string in work.prefix])
-        references = None
-        if queue.with_references:
-            references = Labels.of([string for work in works for string in work.references or ()])
-        output = teacher.score(inputs, lengths, prefix, references, queue.wanted)
-        if len(output.positions) != len(lengths):
+        output: Output
+        if isinstance(queue.task, Writing):
+            written = teacher.generate(inputs, lengths, prefix, queue.task)
+            rows = len(written.teachers)
+            output = dataclasses.replace(written, teachers=np.full(rows, queue.teacher))
+        else:
+            references = None
+            if queue.task.with_references:
+                strings = [string for work in works for string in work.references or ()]
+                references = Labels.of(strings)
+            scored = teacher.score(inputs, lengths, prefix, references, queue.task.wanted)
+            rows = len(scored.positions)
+            output = dataclasses.replace(scored, teacher=queue.teacher)
+        if rows != len(lengths):
             raise RuntimeError(
-                f"teacher {teacher.info.name} answered {len(output.positions)} utterances "
-                f"of {len(lengths)}"
+                f"teacher {teacher.info.name} answered {rows} utterances of {len(lengths)}"
             )
-        return (
-            dataclasses.replace(output, teacher=queue.teacher),
-            time.perf_counter() - started,
-        )
+        return output, time.perf_counter() - started
 
-    def _answer(self, request: Score, scored: Sequence[_Scored | None]) -> HostAnswer:
+    def _conclude(
+        self, request: Score | Generate, done: Sequence[_Done | None], transcription_s: float
+    ) -> HostAnswer:
         """Fuse the outputs of this host's teachers."""
-        present = [one for one in scored if one is not None]
-        outputs = tuple(one.output for one in present)
-        partial = None
-        if outputs:
-            partial = strategies.local(outputs, request.fusion, self._num_teachers)
+        present = [one for one in done if one is not None]
+        outputs = [one.output for one in present]
+        scored = tuple(each for each in outputs if isinstance(each, TeacherOutput))
+        written = tuple(each for each in outputs if isinstance(each, Written))
+        partial: strategies.Partial | Written | None = None
+        if isinstance(request, Score) and scored:
+            partial = strategies.local(scored, request.fusion, self._num_teachers)
+        elif written:
+            partial = best_of(written)
         return HostAnswer(
             partial=partial,
-            answered=tuple(output.teacher for output in outputs),
+            answered=(
+                *(output.teacher for output in scored),
+                *(int(output.teachers[0]) for output in written),
+            ),
             quarantined=dict(self._quarantined),
-            teacher_s=sum(one.seconds for one in present),
-            outputs=outputs if request.per_teacher else (),
+            teacher_s=transcription_s + sum(one.seconds for one in present),
+            outputs=tuple(outputs) if request.per_teacher else (),
         )
 
 

@@ -6,14 +6,24 @@ import dataclasses
 import math
 import threading
 from collections.abc import Sequence
+from typing import Generic, cast
 
-from kd_ray.core.contracts import PendingSignal, Score, Signal, TeachersInfo
+from kd_ray.core.contracts import (
+    Answer,
+    Answer_co,
+    Generate,
+    PendingSignal,
+    Request,
+    Score,
+    TeachersInfo,
+)
 from kd_ray.teachers.answers import Ledger, OnEvent, check_request
 from kd_ray.teachers.host import ScoringTeacher, TeacherHost
+from kd_ray.teachers.transcriber import Transcriber
 
 
 class LocalSource:
-    """A `TeacherSource` whose teachers score on a worker thread of this process.
+    """A `TeacherSource` whose teachers work on a worker thread of this process.
 
     Requests are never mixed, so answers repeat bit for bit. There is no deadline: nobody else can
     take a local teacher's place.
@@ -22,6 +32,7 @@ class LocalSource:
         teachers: in the order of the list.
         max_batch_utterances: of one forward pass; larger requests are split.
         quorum: smallest share of teachers that must answer (one may be quarantined).
+        transcriber: writes what text teachers read, where a request carries no texts.
         on_event: where faults and decisions are written down.
     """
 
@@ -31,12 +42,18 @@ class LocalSource:
         *,
         max_batch_utterances: int = 32,
         quorum: float = 0.5,
+        transcriber: Transcriber | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
         self._host = TeacherHost(
-            teachers, batching="per_request", max_batch_utterances=max_batch_utterances
+            teachers,
+            batching="per_request",
+            max_batch_utterances=max_batch_utterances,
+            transcriber=transcriber,
         )
-        self._info = TeachersInfo(teachers=self._host.infos, source="local")
+        self._info = TeachersInfo(
+            teachers=self._host.infos, source="local", recognizer=self._host.recognizer
+        )
         self._ledger = Ledger(self._info.teachers, quorum, on_event)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -49,9 +66,9 @@ class LocalSource:
         """Requests, signals and losses so far."""
         return dict(self._ledger.counts)
 
-    def ask(self, request: Score) -> PendingSignal:
+    def ask(self, request: Request[Answer]) -> PendingSignal[Answer]:
         """Hand the request to the worker thread; returns at once."""
-        check_request(request)
+        check_request(request, len(self._info.teachers))
         if not self._thread.is_alive():
             raise RuntimeError("this local source is closed")
         self._ledger.counts["requests"] += 1
@@ -70,8 +87,9 @@ class LocalSource:
         self._thread.join()
         self._loop.close()
 
-    async def _signal(self, request: Score) -> Signal:
-        answer = await self._host.score(dataclasses.replace(request, deadline_s=math.inf))
+    async def _signal(self, request: Request[Answer]) -> Answer:
+        question = cast(Score | Generate, request)
+        answer = await self._host.answer(dataclasses.replace(question, deadline_s=math.inf))
         return self._ledger.conclude(request, [answer])
 
     async def _stop(self) -> None:
@@ -82,14 +100,14 @@ class LocalSource:
         await self._host.close()
 
 
-class _LocalPending:
-    """A signal that the worker thread is making."""
+class _LocalPending(Generic[Answer_co]):
+    """An answer that the worker thread is making."""
 
-    def __init__(self, future: "concurrent.futures.Future[Signal]") -> None:
+    def __init__(self, future: "concurrent.futures.Future[Answer_co]") -> None:
         self._future = future
 
-    def result(self, timeout_s: float) -> Signal:
-        """Wait for the signal; `TimeoutError` when it takes longer."""
+    def result(self, timeout_s: float) -> Answer_co:
+        """Wait for it; `TimeoutError` when it takes longer."""
         try:
             return self._future.result(timeout_s)
         except TimeoutError:

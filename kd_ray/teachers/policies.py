@@ -42,6 +42,13 @@ def judge_quorum(answered: Sequence[int], num_teachers: int, quorum: float) -> P
     return (Proceed if len(have) >= needed else GiveUp)(have, missing, reason)
 
 
+def judge_alone(teacher: int, answered: Sequence[int]) -> Proceed | GiveUp:
+    """Did the one teacher that was asked answer?"""
+    if teacher in answered:
+        return Proceed((teacher,), (), f"teacher {teacher} was asked, and answered")
+    return GiveUp((), (teacher,), f"teacher {teacher} was asked alone, and did not answer")
+
+
 @dataclass(frozen=True)
 class KeepWaiting:
     """The host may still answer, for `remaining_s`."""

@@ -6,14 +6,19 @@ Shapes: B utterances, T frames or source tokens, F mels, U target positions, V v
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kd_ray.core.contracts import Score, TeacherOutput
+from kd_ray.core.contracts import Generate, Score, TeacherOutput, Written
 from kd_ray.core.targets import IntArray
+from kd_ray.core.written import join_written, take_written
 from kd_ray.teachers.readers import Inputs
+
+Output: TypeAlias = TeacherOutput | Written
+"""What a teacher makes of a piece of work: scores, or strings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,17 +36,16 @@ class Work:
         return len(self.prefix)
 
 
-def split_request(request: Score, inputs: Inputs, max_utterances: int) -> list[Work]:
+def split_request(request: Score | Generate, inputs: Inputs, max_utterances: int) -> list[Work]:
     """Cut a request into pieces that fit into a forward pass."""
     padded, lengths = inputs
     rows = len(request.utterance_ids)
-    prefix: list[IntArray]
-    if request.prefix is None and request.references is None:
-        # Only label strings are wanted: the decoder reads nothing but the begin symbol.
-        prefix = [np.zeros(0, dtype=np.int64)] * rows
-    else:
-        prefix = request.decoder_prefix().strings()
-    references = None if request.references is None else request.references.strings()
+    given = request.references if isinstance(request, Score) else None
+    references = None if given is None else given.strings()
+    read = given if request.prefix is None else request.prefix
+    # Without any prefix the decoder reads nothing but the begin symbol.
+    nothing: IntArray = np.zeros(0, dtype=np.int64)
+    prefix = [nothing] * rows if read is None else read.strings()
     works = []
     for start in range(0, rows, max_utterances):
         piece = slice(start, start + max_utterances)
@@ -71,8 +75,10 @@ def pad_together(works: Sequence[Work]) -> Inputs:
     return torch.cat(padded), torch.cat([work.lengths for work in works])
 
 
-def take_rows(output: TeacherOutput, start: int, stop: int) -> TeacherOutput:
+def take_rows(output: Output, start: int, stop: int) -> Output:
     """Rows of a teacher's output, padded no further than they need."""
+    if isinstance(output, Written):
+        return take_written(output, start, stop)
     rows = slice(start, stop)
     positions = output.positions[rows]
     log_probs = output.log_probs
@@ -89,12 +95,18 @@ def take_rows(output: TeacherOutput, start: int, stop: int) -> TeacherOutput:
     )
 
 
-def join_rows(outputs: Sequence[TeacherOutput]) -> TeacherOutput:
+def join_rows(pieces: Sequence[Output]) -> Output:
     """The outputs for the pieces of a request as one."""
-    first = outputs[0]
-    if len(outputs) == 1:
-        return first
+    if len(pieces) == 1:
+        return pieces[0]
+    written = [piece for piece in pieces if isinstance(piece, Written)]
+    if written:
+        return join_written(written)
+    return _join_scored([piece for piece in pieces if isinstance(piece, TeacherOutput)])
 
+
+def _join_scored(outputs: Sequence[TeacherOutput]) -> TeacherOutput:
+    first = outputs[0]
     log_probs = None
     if first.log_probs is not None:
         pieces = [output.log_probs for output in outputs if output.log_probs is not None]
@@ -115,8 +127,11 @@ def join_rows(outputs: Sequence[TeacherOutput]) -> TeacherOutput:
     )
 
 
-def fault_of(output: TeacherOutput) -> str | None:
+def fault_of(output: Output) -> str | None:
     """What is wrong with a teacher's numbers, if anything; padding may hold what it likes."""
+    if isinstance(output, Written):
+        bad = ~np.isfinite(output.mean_log_probs)
+        return _not_finite(int(bad.sum()), len(bad)) if bad.any() else None
     bad = ~np.isfinite(output.confidence)
     if output.log_probs is not None:
         valid_BU = np.arange(output.log_probs.shape[1]) < output.positions[:, None]
@@ -124,4 +139,8 @@ def fault_of(output: TeacherOutput) -> str | None:
         bad = bad | (~np.isfinite(output.log_probs.max(axis=-1)) & valid_BU).any(axis=1)
     if not bad.any():
         return None
-    return f"log-probabilities of {int(bad.sum())} of {len(bad)} utterances were not finite"
+    return _not_finite(int(bad.sum()), len(bad))
+
+
+def _not_finite(bad: int, rows: int) -> str:
+    return f"log-probabilities of {bad} of {rows} utterances were not finite"

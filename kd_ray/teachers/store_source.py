@@ -4,11 +4,23 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import replace
+from typing import cast
 
 from kd_ray.config.data import TextColumn
-from kd_ray.core.contracts import Busy, Score, Signal, TeachersInfo, View
+from kd_ray.config.teachers import Fusing
+from kd_ray.core.contracts import (
+    Answer,
+    Busy,
+    PendingSignal,
+    Request,
+    Score,
+    Signal,
+    TeachersInfo,
+    View,
+)
 from kd_ray.core.strategies import fuse
 from kd_ray.speech.manifest import Utterance
+from kd_ray.teachers.store.files import StoreError
 from kd_ray.teachers.store.index import some
 from kd_ray.teachers.store.rows import prefix_digest
 from kd_ray.teachers.store.target_store import TargetStore
@@ -63,15 +75,21 @@ class StoreSource:
         """The selected teachers, numbered in the order of the selection."""
         return self._info
 
-    def ask(self, request: Score) -> "PendingStoreSignal":
+    def ask(self, request: Request[Answer]) -> PendingSignal[Answer]:
         """Start reading; returns at once.
 
         Raises:
             Busy: over the byte budget.
-            ValueError: the request means other audio or another prefix than what is stored.
+            ValueError: the request is no `Score`, or means other audio or another prefix than what
+                is stored.
         """
         if self._closed:
             raise RuntimeError("this source was closed")
+        if not isinstance(request, Score):
+            raise ValueError(
+                f"a target store holds scores and answers Score, not {type(request).__name__}: its "
+                "teachers are not here to write; take teachers.source.type local or pool"
+            )
         self._check(request)
         num_bytes = self._estimate_bytes(request)
         with self._lock:
@@ -82,7 +100,7 @@ class StoreSource:
                 )
             self._in_flight_bytes += num_bytes
         future = self._reader.submit(self._answer, request)
-        return PendingStoreSignal(self, future, num_bytes)
+        return cast(PendingSignal[Answer], PendingStoreSignal(self, future, num_bytes))
 
     def close(self) -> None:
         """Stop reading; signals that were not begun are given up."""
@@ -104,6 +122,7 @@ class StoreSource:
             )
         if "tokens" in request.wanted:
             request.decoder_prefix()
+            check_fusing(self.store, request.fusion.fusing)
 
     def _estimate_bytes(self, request: Score) -> int:
         prefix = request.prefix if request.prefix is not None else request.references
@@ -139,6 +158,23 @@ class StoreSource:
                     f"{info.name} scored when {self.store.folder} was made. A store answers for "
                     "its own prefixes only: use a local or pool source, or make a new store."
                 )
+
+
+def check_fusing(store: TargetStore, fusing: Fusing) -> None:
+    """Refuse a geometric mean of stored top k.
+
+    A geometric mean is ruled by each teacher's smallest probabilities, which such a store lacks.
+
+    Raises:
+        StoreError: with the ways out.
+    """
+    if fusing == "geometric" and store.index.top_k is not None:
+        raise StoreError(
+            f"{store.folder} keeps the {store.index.top_k} likeliest tokens of each position, and "
+            "divergence reverse_kl needs the teachers' probability of every token; make a store "
+            "without top_k, ask the teachers themselves (source local or pool), or take "
+            "divergence forward_kl or cross_entropy"
+        )
 
 
 class PendingStoreSignal:

@@ -10,17 +10,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kd_ray.core.contracts import Labels, TeacherInfo, TeacherOutput, Wanted
+from kd_ray.core.contracts import (
+    Labels,
+    TeacherInfo,
+    TeacherOutput,
+    Wanted,
+    Writing,
+    Written,
+)
+from kd_ray.core.imitation import length_caps
 from kd_ray.core.scores import edit_errors
 from kd_ray.core.targets import FloatArray, IntArray
 from kd_ray.evaluation.system import System, load_system
-from kd_ray.models.decoding import ctc_greedy
+from kd_ray.models.decoding import attention_beam, attention_greedy, ctc_greedy
 from kd_ray.models.encoders import Encoded
 from kd_ray.teachers.readers import Reader, SpeechReader, TextReader
 
 
 class Teacher:
-    """A frozen model that scores; always in evaluation mode, never asked for gradients.
+    """A frozen model that scores and writes; always in evaluation mode, never asked for gradients.
 
     It may be a recogniser, a speech translator, or a text translator (an expert).
     """
@@ -29,22 +37,7 @@ class Teacher:
         self.system = system
         self.index = index
         self.reader = reader_of(system)
-        self.info = TeacherInfo(
-            index=index,
-            name=system.name,
-            folder=str(system.folder),
-            digest=system.digest,
-            tokens_digest=system.tokens.digest,
-            vocabulary_size=system.model.vocabulary_size,
-            blank=system.model.blank,
-            bos=system.model.bos,
-            eos=system.model.eos,
-            front_end_digest=self.reader.digest,
-            frame_rate_hz=system.model.frame_rate_hz or 0.0,
-            parameters=system.parameters,
-            reads=system.model.reads,
-            has_ctc=system.model.has_ctc,
-        )
+        self.info = info_of(system, index)
 
     @torch.inference_mode()
     def score(
@@ -64,14 +57,7 @@ class Teacher:
         encoded = self.system.encode(inputs, lengths)
         strings = self._strings(encoded)
         positions = prefix.lengths.astype(np.int64) + 1
-        device = self.system.device
-        # A copy: arrays off the wire are read-only, which torch tensors cannot be.
-        logits = model.decoder_logits(
-            encoded,
-            torch.from_numpy(prefix.ids.astype(np.int64)).to(device),
-            torch.from_numpy(prefix.lengths.astype(np.int64)).to(device),
-        )
-        log_probs = torch.log_softmax(logits.float(), dim=-1).cpu().numpy()
+        log_probs = self._log_probs(encoded, prefix)
         spoken = log_probs.argmax(axis=-1)
         rows = len(positions)
         unknown = np.full(rows, -1, dtype=np.int64)
@@ -98,6 +84,48 @@ class Teacher:
             confidence=_confidence(log_probs, positions),
         )
 
+    @torch.inference_mode()
+    def generate(
+        self, inputs: Tensor, lengths: Tensor, prefix: Labels, writing: Writing
+    ) -> Written:
+        """The strings that the decoder itself writes, each beginning with its row of `prefix`.
+
+        Greedily, or the best hypothesis of a beam. Scoring them costs one more decoder pass.
+        """
+        encoded = self.system.encode(inputs, lengths)
+        model, count = self.system.model, len(lengths)
+        caps = length_caps(
+            writing.max_length, writing.max_length_ratio, encoded.lengths.cpu().numpy()
+        )
+        limits = torch.from_numpy(caps)
+        if writing.beam_size == 1:
+            found = attention_greedy(model, encoded, limits, prefix=prefix)
+        else:
+            beams = attention_beam(
+                model, encoded, limits, beam_size=writing.beam_size,
+                length_penalty=writing.length_penalty, prefix=prefix,
+            )  # fmt: skip
+            found = [best.tokens for best, *_ in beams]
+        strings = Labels.of(found)
+        log_probs = self._log_probs(encoded, strings)
+        return Written(
+            strings=strings,
+            mean_log_probs=_mean_behind(log_probs, strings, prefix, model.eos),
+            teachers=np.full(count, self.index, dtype=np.int64),
+        )
+
+    def _log_probs(self, encoded: Encoded, prefix: Labels) -> FloatArray:
+        """(B, U, V) of the decoder along a prefix, float32."""
+        device = self.system.device
+        # A copy: arrays off the wire are read-only, which torch tensors cannot be.
+        logits = self.system.model.decoder_logits(
+            encoded,
+            torch.from_numpy(prefix.ids.astype(np.int64)).to(device),
+            torch.from_numpy(prefix.lengths.astype(np.int64)).to(device),
+        )
+        log_probs: FloatArray = torch.log_softmax(logits.float(), dim=-1).cpu().numpy()
+        return log_probs
+
     def _strings(self, encoded: Encoded) -> list[IntArray]:
         """Collapsed best CTC paths; none at all without a CTC head."""
         model = self.system.model
@@ -105,6 +133,26 @@ class Teacher:
             return []
         paths = ctc_greedy(model.ctc_logits(encoded), encoded.lengths, model.blank)
         return [np.asarray(string, dtype=np.int64) for string in paths]
+
+
+def info_of(system: System, index: int) -> TeacherInfo:
+    """Who a system is, as teacher `index` of a source."""
+    return TeacherInfo(
+        index=index,
+        name=system.name,
+        folder=str(system.folder),
+        digest=system.digest,
+        tokens_digest=system.tokens.digest,
+        vocabulary_size=system.model.vocabulary_size,
+        blank=system.model.blank,
+        bos=system.model.bos,
+        eos=system.model.eos,
+        front_end_digest=reader_of(system).digest,
+        frame_rate_hz=system.model.frame_rate_hz or 0.0,
+        parameters=system.parameters,
+        reads=system.model.reads,
+        has_ctc=system.model.has_ctc,
+    )
 
 
 def reader_of(system: System) -> Reader:
@@ -131,6 +179,17 @@ def _until_eos(spoken: IntArray, positions: IntArray, eos: int) -> list[IntArray
         ends = np.flatnonzero(row[:length] == eos)
         cut.append(row[: ends[0] if len(ends) else length])
     return cut
+
+
+def _mean_behind(log_probs: FloatArray, strings: Labels, prefix: Labels, eos: int) -> FloatArray:
+    """(B,) mean log-probability of the tokens behind the prefix and of the end symbol."""
+    means = [
+        log_p[np.arange(len(before), len(string) + 1), [*string[len(before) :], eos]].mean()
+        for log_p, string, before in zip(
+            log_probs, strings.strings(), prefix.strings(), strict=True
+        )
+    ]
+    return np.array(means, dtype=np.float32)
 
 
 def _confidence(log_probs: FloatArray, positions: IntArray) -> FloatArray:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
-from doubles import load_fake_teachers, request
+from doubles import load_fake_teachers, request, writing_request
 
 from kd_ray.cluster.pool import PoolSource, PoolStartError, TeacherPool
 from kd_ray.config.teachers import Average, Best, Weighted
@@ -121,6 +121,26 @@ def test_pool_of_any_number_of_hosts_says_what_local_teachers_say(request, hosts
     pending = [source.ask(one) for one in REQUESTS]
     for one, waiting in zip(REQUESTS, pending, strict=True):
         assert_same_signal(waiting.result(30), local.ask(one).result(30))
+    assert source.bytes_in_flight == 0
+    assert events == []
+    source.close()
+
+
+@pytest.mark.parametrize("hosts", ["one_host", "four_hosts"])
+def test_what_a_pool_writes_is_what_local_teachers_write(request, hosts, local):
+    source, events = attach(request.getfixturevalue(hosts))
+    for one in (
+        writing_request(1, per_teacher=True),
+        writing_request(2, 5, prefix=False),
+        writing_request(3, 4, teacher=2),
+    ):
+        mine, expected = source.ask(one).result(30), local.ask(one).result(30)
+        assert mine.answered == expected.answered
+        assert [len(mine.outputs), mine.utterance_ids] == [len(expected.outputs), one.utterance_ids]
+        for name in ("teachers", "mean_log_probs"):
+            np.testing.assert_array_equal(getattr(mine.best, name), getattr(expected.best, name))
+        np.testing.assert_array_equal(mine.best.strings.ids, expected.best.strings.ids)
+        np.testing.assert_array_equal(mine.best.strings.lengths, expected.best.strings.lengths)
     assert source.bytes_in_flight == 0
     assert events == []
     source.close()

@@ -87,6 +87,62 @@ def test_experts_in_the_pool_score_the_same_rollouts_as_in_this_process(local_ra
         assert mine == pytest.approx(theirs, abs=1e-5)
 
 
+ON_THE_FLY = {
+    "teachers__reads": "asr_transcript",
+    "teachers__recognizer": {"system": "teachers/t0"},
+}
+
+
+@pytest.mark.parametrize(
+    ("preset", "more", "reads"),
+    [
+        pytest.param(
+            "imitkd_transcripts",
+            {"beta": {"type": "linear"}, "staleness": 1},
+            ON_THE_FLY,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "checked_prefix",
+            {"selector": {"metric": "chrf", "threshold": 0.15}},
+            {},
+            marks=pytest.mark.slow,
+        ),
+        # Its experts transcribe, score and write.
+        ("aggrevate", {"aggrevate": {"reward": "chrf", "action": "expert_argmax"}}, ON_THE_FLY),
+    ],
+    ids=["transcripts", "checked_prefix", "aggrevate"],
+)
+def test_teachers_in_the_pool_transcribe_and_write_as_in_this_process(
+    local_ray, tiny_root, preset, more, reads
+):
+    experts = tiny.make_experts(tiny_root)
+    distillation = {"preset": preset, "rollout": {"max_length": 6, "decoding": "sample"}, **more}
+    lines = {}
+    for source in ({"type": "local"}, {"type": "pool", "hosts": 2, "batching": "per_request"}):
+        config = tiny.distill_config(
+            f"writing-{preset}-{source['type']}",
+            experts,
+            **tiny.PLAIN_SGD,
+            training__max_updates=4,
+            teachers__source=source,
+            teachers__strategy={"type": "average"},
+            distillation=distillation,
+            **{"teachers__reads": "phones", **reads},
+        )
+        run_training(config, tiny_root)
+        read = read_json_lines(tiny_root / "runs" / config.name / "metrics.jsonl")
+        kept = ("loss", "replaced_share", "completion_reward", "end_action_share")
+        lines[source["type"]] = [
+            [line[name] for name in kept if name in line]
+            for line in read
+            if line["kind"] == "train"
+        ]
+    assert len(lines["local"]) == 4
+    for mine, theirs in zip(lines["local"], lines["pool"], strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-5)
+
+
 def test_student_equal_to_its_teacher_has_nothing_to_learn_from_any_source(local_ray, tiny_root):
     result = selftest(tiny.distill_config("self", "teachers.txt"), tiny_root)
     assert [check.source for check in result.checks] == ["local", "store", "pool"]

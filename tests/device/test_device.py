@@ -6,6 +6,7 @@ import tiny
 import torch
 from source_losses import request_for, rows_of, update_loss
 
+from kd_ray.core.contracts import Generate, Labels, Writing
 from kd_ray.evaluation.decode import Search, decode_utterances
 from kd_ray.evaluation.run_folder import RunFolder, read_json_lines
 from kd_ray.evaluation.system import load_system
@@ -45,6 +46,21 @@ def test_teachers_say_the_same(tiny_root, folders, device):
     np.testing.assert_array_equal(here.ctc_errors, there.ctc_errors)
     losses = [update_loss(config, tiny_root, request, signal) for signal in (here, there)]
     assert losses[0] == pytest.approx(losses[1], abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_teachers_write_the_same(tiny_root, folders, device, beam_size):
+    rows = rows_of(tiny_root)[:6]
+    asked = request_for(tiny.distill_config("device-writes", "teachers.txt"), tiny_root, rows)
+    request = Generate(
+        asked.utterance_ids,
+        asked.audio,
+        writing=Writing(beam_size=beam_size, max_length_ratio=1.0),
+        prefix=Labels.of([[3, 4]] * len(rows)),
+    )
+    here, there = (signal_of(folders, each, request).best for each in ("cpu", device))
+    np.testing.assert_array_equal(here.strings.ids, there.strings.ids)
+    np.testing.assert_allclose(here.mean_log_probs, there.mean_log_probs, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("rnn", ["gru", "ligru"])

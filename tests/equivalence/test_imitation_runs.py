@@ -220,19 +220,6 @@ def test_the_student_is_left_in_training_mode_and_its_dropout_untouched(tiny_roo
     assert lines["eval"] != lines["dropout"]
 
 
-def test_what_students_cannot_do_yet_is_refused(tiny_root, experts):
-    source = source_of(tiny_root, experts)
-    for distillation, words in (
-        ({"preset": "checked_prefix"}, "selector 'quality'"),
-        ({"rollout": {"reuse_updates": 3}}, "reuse_updates"),
-    ):
-        config = imitate("refused", experts, distillation=distillation)
-        with pytest.raises(rollouts.NoSuchRollout, match=words):
-            run(config.model_copy(update={"name": f"refused-{len(words)}"}), tiny_root,
-                source=source)  # fmt: skip
-    source.close()
-
-
 def table_of(root, folders, rates):
     digests = [each.info.digest for each in load_teachers([root / folder for folder in folders])]
     table = {"split": "valid", "measure": "1 - chrF++", "teachers": digests[::-1]}

@@ -5,7 +5,7 @@ import pytest
 import tiny
 from source_losses import STRATEGIES, TOLERANCE, request_for, rows_of, update_loss
 
-from kd_ray.core.contracts import HandshakeError, TeachersInfo, handshake
+from kd_ray.core.contracts import PROTOCOL_VERSION, HandshakeError, TeachersInfo, handshake
 from kd_ray.speech.tokens import Tokens
 from kd_ray.students.assembly import student_needs
 from kd_ray.teachers.local_source import LocalSource
@@ -87,5 +87,19 @@ def test_the_handshake_refuses_an_empty_source_and_another_protocol(tiny_root, l
     with pytest.raises(HandshakeError, match="no teacher"):
         handshake(needs, TeachersInfo((), "local"))
     teachers = local.describe().teachers
-    with pytest.raises(HandshakeError, match="protocol version: student has 2, pool has 9"):
-        handshake(needs, TeachersInfo(teachers, "pool", protocol=9))
+    with pytest.raises(HandshakeError, match=f"student has {PROTOCOL_VERSION}, pool has 99"):
+        handshake(needs, TeachersInfo(teachers, "pool", protocol=99))
+
+
+def test_reverse_kl_gives_the_same_loss_from_store_and_local(tiny_root, folders, local):
+    switches = {"divergence": "reverse_kl", "ctc_weight": 0.0}
+    config = tiny.distill_config("geometric", "teachers.txt", distillation=switches)
+    rows = rows_of(tiny_root)
+    where = {"root": tiny_root, "tokens": tiny_root / config.data.tokens, "column": "phones"}
+    with temporary_store(folders, rows, dtype="float32", **where) as store:
+        request = request_for(config, tiny_root, rows[5:9])
+        assert request.fusion.fusing == "geometric"
+        signals = [source.ask(request).result(60.0) for source in (local, store)]
+    assert [signal.fusing for signal in signals] == ["geometric"] * 2
+    losses = [update_loss(config, tiny_root, request, signal) for signal in signals]
+    assert losses[0] == pytest.approx(losses[1], abs=TOLERANCE["float32"])

@@ -26,7 +26,7 @@ def root(tmp_path_factory):
     return root
 
 
-def wait_for(condition, process, timeout_s=180.0):
+def wait_for(condition, process, timeout_s=600.0):
     """Until `condition()`; fails if the process ends before."""
     until = time.monotonic() + timeout_s
     while not condition():
@@ -46,29 +46,54 @@ def last_model(root, name):
     return load_file(folder / "model" / "model.safetensors")
 
 
-def test_distill_killed_and_started_again_ends_with_the_same_weights(root):
+IMITATION = {
+    "model": {
+        "type": "speech_to_text",
+        "front_end": {"num_mels": 16},
+        "encoder": {**tiny.ATTENTION, "conv_channels": 8},
+        "decoder": tiny.ATTENTION,
+    },
+    "distillation": {"preset": "imitkd_full", "rollout": {"max_length": 8}},
+    "teachers__reads": "phones",
+    "teachers__strategy": {"type": "average"},
+    "teachers__source": {"type": "pool", "hosts": 1, "batching": "per_request"},
+}
+"""A translator, its experts in a pool: prefixes are its own rollouts."""
+
+
+@pytest.mark.parametrize("kind", ["recogniser", "imitation"])
+def test_distill_killed_and_started_again_ends_with_the_same_weights(root, kind):
+    teachers = "teachers.txt"
+    options = {"training__epochs": 30, "training__checkpoint_every_updates": 2}
+    if kind == "imitation":
+        teachers = tiny.make_experts(root)
+        options |= IMITATION
     configs = {
-        name: write_config(
-            root / f"{name}.yaml",
-            tiny.distill_config(
-                name, "teachers.txt", training__epochs=30, training__checkpoint_every_updates=2
-            ),
-        )
-        for name in ("whole", "killed")
+        name: write_config(root / f"{name}.yaml", tiny.distill_config(name, teachers, **options))
+        for name in (f"whole-{kind}", f"killed-{kind}")
     }
-    whole = kd_ray("distill", configs["whole"], root=root)
-    finish(whole)
-    killed = kd_ray("distill", configs["killed"], root=root)
-    wait_for(lambda: len(updates_of(root, "killed")) >= 5, killed)
+    whole, cut = configs
+    finish(kd_ray("distill", configs[whole], root=root))
+    killed = kd_ray("distill", configs[cut], root=root)
+    wait_for(lambda: len(updates_of(root, cut)) >= 5, killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait(30)
-    assert RunFolder(root, "killed").summary() is None
-    finish(kd_ray("distill", configs["killed"], root=root))
-    assert updates_of(root, "killed") == updates_of(root, "whole") == list(range(1, 91))
-    events = read_json_lines(root / "runs" / "killed" / "events.jsonl")
+    assert RunFolder(root, cut).summary() is None
+    finish(kd_ray("distill", configs[cut], root=root))
+    assert updates_of(root, cut) == updates_of(root, whole) == list(range(1, 91))
+    events = read_json_lines(root / "runs" / cut / "events.jsonl")
     assert [event["kind"] for event in events if event["kind"] == "resumed"] == ["resumed"]
-    first, second = last_model(root, "whole"), last_model(root, "killed")
+    first, second = last_model(root, whole), last_model(root, cut)
     assert all(torch.equal(first[name], second[name]) for name in first)
+    if kind == "imitation":
+        assert figures_of(root, cut) == figures_of(root, whole)
+
+
+def figures_of(root, name):
+    """beta and what rollouts looked like, update by update."""
+    lines = read_json_lines(root / "runs" / name / "metrics.jsonl")
+    wanted = ("beta", "replaced_share", "rollout_length_ratio", "loss", "grad_norm")
+    return [[line.get(key) for key in wanted] for line in lines if line["kind"] == "train"]
 
 
 def descendants(pid):

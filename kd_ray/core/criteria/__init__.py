@@ -7,8 +7,15 @@ so that the loop can add counts over all micro-batches and ranks and divide once
     loss = criterion.total(criterion.losses(...), counts)
 """
 
+from kd_ray.core.criteria.aggrevate import AggrevateCriterion
 from kd_ray.core.criteria.distillation import DistillationCriterion
 from kd_ray.core.criteria.protocol import Criterion, Part
 from kd_ray.core.criteria.references import SupervisedCriterion
 
-__all__ = ["Criterion", "DistillationCriterion", "Part", "SupervisedCriterion"]
+__all__ = [
+    "AggrevateCriterion",
+    "Criterion",
+    "DistillationCriterion",
+    "Part",
+    "SupervisedCriterion",
+]

@@ -52,6 +52,8 @@ class DecoderTargets:
         self._data: DataTarget = config.data_target
         self._rollout: DataTarget = config.rollout_target
         self._divergence = _DIVERGENCES[config.divergence]
+        self._fusing = config.fusing
+        self._soft = "distribution" in config.targets
         self._top_k = config.top_k
         self._temperature = temperature
         self._eos = eos
@@ -86,10 +88,12 @@ class DecoderTargets:
             utterances: B.
         """
         if items is None:
+            self._check_fusing(signal)
             own = _own(references) if self._data == "own" else None
             tokens = None if self._data == "own" else tokens_of(signal)
             return self._of_rows(logits, self._data, tokens, own)
         check_items(logits, items)
+        self._check_fusing(signal)
         sums = nothing_yet(logits, utterances)
         for kind in ("own", "argmax", "distribution"):
             rows = self._rows(items, kind)
@@ -104,6 +108,17 @@ class DecoderTargets:
             loss = self._of_rows(taken, kind, tokens, prefixes)
             sums = add_by_utterance(sums, loss.rows, items, rows, items.kd_weight)
         return LossSum(sums.sum(), self.count(signal, items, references), sums)
+
+    def _check_fusing(self, signal: Signal | None) -> None:
+        """Distributions of several teachers are fused as the divergence means them."""
+        if signal is None or signal.tokens is None or signal.num_teachers <= 1:
+            return
+        if self._soft and signal.fusing != self._fusing:
+            raise ValueError(
+                f"the signal holds the {signal.fusing} of {signal.num_teachers} teachers, and "
+                f"this divergence is taken from their {self._fusing}; ask the teachers with "
+                f"Fusion(fusing={self._fusing!r})"
+            )
 
     def _rows(self, items: Items, kind: DataTarget) -> IntArray:
         """The items whose target is of this kind."""

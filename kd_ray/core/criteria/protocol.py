@@ -16,8 +16,8 @@ from kd_ray.core.imitation import Items
 from kd_ray.core.losses import LossSum
 from kd_ray.core.targets import FloatArray, IntArray
 
-Part = Literal["kd_ctc", "kd_att", "sup_ctc", "sup_att"]
-"""Teachers' or reference's part, of the CTC or the attention head."""
+Part = Literal["kd_ctc", "kd_att", "sup_ctc", "sup_att", "aggrevate"]
+"""Teachers' or reference's part, of the CTC or the attention head; or tried actions."""
 
 
 class Criterion(Protocol):

@@ -1,16 +1,23 @@
 """Manifests whose texts a system or a log wrote."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
+import sacrebleu
 import tiny
+import torch
 
-from kd_ray.commands.generate import NothingToRead, transcribe, translate
+from kd_ray.commands.generate import Choice, NothingToRead, transcribe, translate
 from kd_ray.config.load import ConfigError, check
+from kd_ray.config.model import TextToText
 from kd_ray.evaluation.cascade import load_any
 from kd_ray.evaluation.decode import Search, decode_utterances
+from kd_ray.models.build import build_model
+from kd_ray.models.checkpoint import save_model
 from kd_ray.speech.joining import JoinError
 from kd_ray.speech.manifest import read_manifest, write_manifest
+from kd_ray.speech.tokens import Tokens
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +92,78 @@ def test_transcripts_of_a_recogniser_come_with_their_word_error_rate(tiny_root, 
     assert {row.id: row.transcript for row in read_manifest(result.manifest)} == expected
     assert result.word_error_rate > 0
     assert result.translation is None
+
+
+NEAREST = {"candidates": "nearest_to_reference", "beam_size": 40}
+SCORES = {
+    "bleu": sacrebleu.sentence_bleu,
+    "chrf": lambda text, references: sacrebleu.sentence_chrf(text, references),
+}
+
+
+def two_word_expert(root):
+    """Reads phones, writes `ja` and `no`: 15 texts of at most three words."""
+    phones = Tokens.load(root / "data" / "tokens.json")
+    words = Tokens.train(["ja no"], "words")
+    torch.manual_seed(1)
+    model = build_model(
+        TextToText.model_validate({"encoder": tiny.ATTENTION, "decoder": tiny.ATTENTION}),
+        vocabulary_size=len(words), blank=words.blank, bos=words.bos, eos=words.eos,
+        source_vocabulary_size=len(phones),
+    )  # fmt: skip
+    save_model(root / "two-words", model, tokens=words.to_dict(), extra={},
+               source_tokens=phones.to_dict())  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", SCORES)
+def test_the_nearest_candidate_is_the_nearest_of_all_texts_where_the_beam_holds_all(
+    tiny_root, expert, metric
+):
+    two_word_expert(tiny_root)
+    old = ["ja no ja", "no", "ja ja", "no no ja no ja", "", "x y"]
+    rows = read_manifest(tiny_root / "data" / "texts.parquet")
+    rows = [replace(row, translation=text) for row, text in zip(rows, old, strict=True)]
+    write_manifest(tiny_root / "data" / "two-words.parquet", rows)
+    changes = {"system": "two-words", "manifest": "data/two-words.parquet", "max_tokens": 3,
+               "empty": "keep"}  # fmt: skip
+    plain = translate(settings("translate", **changes, beam_size=40), tiny_root)
+    best = {row.id: row.translation for row in read_manifest(plain.manifest)}
+    result = translate(settings("translate", **changes, **NEAREST, nearest_by=metric), tiny_root)
+    texts = [" ".join(words) for length in range(4) for words in product(["ja", "no"],
+             repeat=length)]  # fmt: skip
+    others = 0
+    written = read_manifest(result.manifest)
+    for row, reference in zip(written, old, strict=True):
+        if not reference:
+            assert row.translation == best[row.id]
+            continue
+        scores = {text: SCORES[metric](text, [reference]).score for text in texts}
+        assert scores[row.translation or ""] == max(scores.values())
+        others += row.translation != best[row.id]
+    assert written[0].translation == "ja no ja"
+    assert written[5].translation == best[written[5].id], "nothing is near: the beam's best"
+    assert result.choice == Choice(others=others, without_reference=1)
+    assert others
+    assert plain.choice is None
+
+
+def test_transcripts_too_are_chosen_among_the_candidates(tiny_root, expert):
+    changes = {"system": "teachers/t0", "empty": "keep", "beam_size": 8, "max_tokens": 5}
+    near = {"candidates": "nearest_to_reference", "nearest_by": "chrf"}
+    results = [transcribe(settings("transcribe", **changes, **more), tiny_root).manifest
+               for more in ({}, {"output": "data/near.parquet", **near})]  # fmt: skip
+    best, nearest = ([row.transcript or "" for row in read_manifest(path)] for path in results)
+    old = [row.transcript for row in read_manifest(tiny_root / "data" / "texts.parquet")]
+    scores = [[sacrebleu.sentence_chrf(text, [right]).score for text, right in zip(new, old,
+              strict=True)] for new in (best, nearest)]  # fmt: skip
+    assert all(after >= before for before, after in zip(*scores, strict=True))
+    assert sum(scores[1]) > sum(scores[0])
+
+
+def test_candidates_need_a_beam():
+    for changes in ({"decoding": "attention"}, {"beam_size": 1}, {"system": None, "log": "x"}):
+        with pytest.raises(ConfigError, match="chooses among the hypotheses of a system's beam"):
+            settings("translate", **{"system": "e", **NEAREST, **changes})
 
 
 def test_what_does_not_belong_together_is_refused(tiny_root, expert):

@@ -114,7 +114,7 @@ def test_what_never_happened_has_no_figure():
     items = plan_items(BetaPerSentence(), DATA, {}, ask_on_data=False)
     assert teacher_sums(items, example()[1], eos=EOS) == ImitationSums()
     assert rollout_sums(items, None, 4).figures() == {"replaced_share": 0}
-    with pytest.raises(ValueError, match="16 sums are needed, 2 came"):
+    with pytest.raises(ValueError, match="20 sums are needed, 2 came"):
         ImitationSums.of([1.0, 2.0])
 
 

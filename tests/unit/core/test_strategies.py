@@ -23,6 +23,10 @@ FUSIONS = {
     "softened": Fusion(Weighted(), temperature=3.0),
     "half": Fusion(Average(), dtype="float16"),
     "two_strings": Fusion(Weighted(), max_strings=2),
+    "geometric_average": Fusion(Average(), fusing="geometric"),
+    "geometric_best": Fusion(Best(), fusing="geometric"),
+    "geometric_sharp": Fusion(Weighted(scale=3.0), fusing="geometric", temperature=2.0),
+    "geometric_half": Fusion(Weighted(), fusing="geometric", dtype="float16"),
     "reference_best": Fusion(Best(), compatibility="reference"),
     "reference_weighted": Fusion(Weighted(), compatibility="reference"),
 }

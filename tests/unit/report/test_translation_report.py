@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from datetime import UTC, datetime
 
@@ -7,6 +8,7 @@ from report_folders import write_evaluation, write_json, write_lines, write_run
 from test_report_page import parsed
 from translation_folders import write_translations
 
+from kd_ray.core.diagnostics import ImitationSums
 from kd_ray.core.translation_scores import paired_bootstrap
 from kd_ray.report.comparison import compare_systems
 from kd_ray.report.comparison_page import (
@@ -14,6 +16,7 @@ from kd_ray.report.comparison_page import (
     comparison_markdown,
     comparison_page,
 )
+from kd_ray.report.diagnostics import DIAGNOSTICS
 from kd_ray.report.evaluations import TranslationQuality, read_evaluated
 from kd_ray.report.page import write_report
 from kd_ray.report.systems import ReportError
@@ -145,13 +148,22 @@ def training(folder, name, *, imitation):
                 "beta": 200 ** (-row["epoch"] / 4),
                 "replaced_share": 1 - 200 ** (-row["epoch"] / 4),
                 "rollout_length_ratio": 1.1,
-                "teacher_entropy": 0.4,
-                "agreement_reference": 0.9,
-                "agreement_rollout": None,
+                "teacher_entropy_data": 0.4,
+                "teacher_agrees_data": 0.9,
+                "teacher_agrees_rollout": None,
                 "rollout_s": 0.2,
             }
     write_lines(folder / "metrics.jsonl", rows)
+    if imitation:
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["average"] = {"updates": [9, 12], "bleu": 14.5, "error_rate": 85.5}
+        (folder / "summary.json").write_text(json.dumps(summary))
     return folder
+
+
+def test_every_diagnostic_is_one_that_runs_write():
+    sums = ImitationSums(*[1.0] * len(dataclasses.fields(ImitationSums)))
+    assert set(DIAGNOSTICS) <= {"beta", *sums.figures()}
 
 
 def test_the_page_shows_translations_and_diagnostics(folder, tmp_path):
@@ -174,6 +186,7 @@ def test_the_page_shows_translations_and_diagnostics(folder, tmp_path):
         "beta, chance of a data prefix",
         "rollouts",
         "best validation BLEU 14.0 in epoch 4",
+        "average of the last 2: BLEU 14.5",
         "The 10 with the lowest chrF++",
         "english 3 & more",
         "Upper left is better",

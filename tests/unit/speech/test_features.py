@@ -246,3 +246,17 @@ def test_zero_masks_change_nothing() -> None:
 def test_lengths_and_ids_must_fit_the_features() -> None:
     with pytest.raises(ValueError, match="2 rows, 1 lengths, 2 ids"):
         _masked(["a", "b"], [30], SpecAugment(), frames=30)
+
+
+@pytest.mark.parametrize(("share", "longest"), [(0.2, 4), (1.0, 20)])
+def test_a_time_mask_is_at_most_its_share_of_the_utterance(share, longest):
+    masks = SpecAugment(time_masks=1, max_time_s=1.0, max_time_share=share, frequency_masks=0)
+    widths = []
+    for epoch in range(60):
+        masked = spec_augment(
+            torch.ones(1, 20, 4), torch.tensor([20]), masks,
+            seed=1, utterance_ids=["a"], epoch=epoch, frame_shift_s=0.01,
+        )  # fmt: skip
+        widths.append(int((masked[0, :, 0] == 0).sum()))
+    assert max(widths) == longest
+    assert min(widths) == 0

@@ -3,10 +3,12 @@
 import sys
 from pathlib import Path
 
+import corpus_trees
 import numpy as np
 import pytest
 import soundfile
-from test_corpus_imports import rows_of, run, write, write_sound
+from corpus_trees import write, write_sound
+from test_corpus_imports import rows_of, run
 
 from kd_ray.speech.audio import read_waveform
 from kd_ray.speech.corpora.lhotse_cuts import LhotseError
@@ -19,25 +21,7 @@ TRANSCRIPTS = {"unit": "words", "column": "transcript"}
 
 @pytest.fixture
 def must_c(tmp_path: Path) -> Path:
-    for name in ("train", "dev", "tst-COMMON", "tst-HE"):
-        folder = tmp_path / "must-c" / "en-de" / "data" / name
-        for number in (1, 22):
-            write_sound(folder / "wav" / f"ted_{number}.wav", 4.0, number)
-        write(
-            folder / "txt" / f"{name}.yaml",
-            *[
-                f"- {{duration: {length}, offset: {start}, rW: 9, uW: 0, speaker_id: spk.{talk}, "
-                f"wav: ted_{talk}.wav}}"
-                for talk, start, length in (
-                    (22, 0.5, 1.25),
-                    (22, 2.0, 1.0),
-                    (1, 0.0, 0.75),
-                    (1, 1.0, 1.0),
-                )
-            ],
-        )
-        write(folder / "txt" / f"{name}.en", "same", "same", "so what", "bye")
-        write(folder / "txt" / f"{name}.de", "gleich", "eben", "na und", "gleich")
+    corpus_trees.must_c(tmp_path)
     return tmp_path
 
 

@@ -24,7 +24,7 @@ def score(host, *requests):
     async def ask():
         try:
             return await asyncio.gather(
-                *[host.score(one) for one in requests], return_exceptions=True
+                *[host.answer(one) for one in requests], return_exceptions=True
             )
         finally:
             await host.close()
@@ -85,9 +85,9 @@ def test_requests_that_share_a_pass_get_their_own_answers():
     host = TeacherHost([mixed])
 
     async def ask():
-        first = asyncio.create_task(host.score(request(9, 2)))
+        first = asyncio.create_task(host.answer(request(9, 2)))
         await asyncio.to_thread(mixed.started.wait, 10)
-        others = [asyncio.create_task(host.score(one)) for one in requests]
+        others = [asyncio.create_task(host.answer(one)) for one in requests]
         while host.status.queued_utterances < 9:
             await asyncio.sleep(0.001)
         mixed.gate.set()
@@ -185,7 +185,7 @@ def test_a_teacher_that_answers_nan_is_dropped_from_this_and_later_answers():
     host = TeacherHost([FakeTeacher(1), broken, FakeTeacher(3)])
 
     async def ask():
-        answers = [await host.score(request(seed)) for seed in range(4)]
+        answers = [await host.answer(request(seed)) for seed in range(4)]
         await host.close()
         return answers
 

@@ -71,6 +71,24 @@ def test_a_stored_signal_is_the_signal_fused_from_the_teachers_themselves(source
     assert signal.outputs == ()
 
 
+@pytest.mark.parametrize("top_k", [None, 4])
+def test_geometric_means_need_every_token(tmp_path, top_k):
+    store = filled_store(tmp_path / "store", top_k=top_k)
+    source = StoreSource(store, utterances(10), column="phones")
+    ids = ["u7", "u0"]
+    request = ask(ids, Average(), fusion={"fusing": "geometric"})
+    if top_k is None:
+        signal = source.ask(request).result(10)
+        same_signal(signal, fuse([output(n, ids, padding=0.0) for n in range(3)],
+                                 request.fusion, 3))  # fmt: skip
+        assert signal.fusing == "geometric"
+    else:
+        with pytest.raises(StoreError, match=r"the 4 likeliest tokens .* reverse_kl needs"):
+            source.ask(request)
+        source.ask(ask(ids, Average())).result(10)
+    source.close()
+
+
 def test_a_float16_store_gives_what_a_float32_store_gives_under_float16_fusion(tmp_path, source):
     half = filled_store(tmp_path / "half", dtype="float16")
     rounded = StoreSource(half, utterances(10), column="phones")

@@ -1,0 +1,128 @@
+"""The average of a run's last validated models: what it is of, what is exported, and resuming."""
+
+import json
+import multiprocessing
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from tiny_runs import assert_close, free_port, last_weights, run
+
+from kd_ray.config.load import ConfigError
+from kd_ray.models.checkpoint import CheckpointError
+from kd_ray.students import loop, session
+from kd_ray.students.collective import ProcessGroup
+from kd_ray.students.last_models import LastModels
+
+OPTIONS = {"training__epochs": 3, "training__average_last": 2}
+
+
+def weights(root, name, folder="model"):
+    return load_file(root / "runs" / name / folder / "model.safetensors")
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_the_exported_model_is_the_mean_of_the_last_validated_ones(tiny_root):
+    summary = run(tiny.train_config("averaged", **OPTIONS), tiny_root)
+    plain = run(tiny.train_config("best-alone", training__epochs=3), tiny_root)
+    place = tiny_root / "runs" / "averaged"
+    assert sorted(path.name for path in (place / "validated").iterdir()) == [
+        "update-00000006", "update-00000009"
+    ]  # fmt: skip
+    assert summary["average"]["updates"] == [6, 9]
+    assert summary["best_error_rate"] == plain["best_error_rate"]
+    exported = weights(tiny_root, "averaged")
+    parts = [weights(tiny_root, "averaged", f"validated/update-0000000{n}") for n in (6, 9)]
+    for name, value in exported.items():
+        expected = (parts[0][name].double() + parts[1][name].double()) / 2
+        assert torch.equal(value, expected.to(value.dtype))
+    assert equal(parts[1], last_weights(tiny_root, "averaged"))
+    assert not equal(exported, parts[1])
+    # The best single one is what a run without an average exports.
+    assert equal(weights(tiny_root, "averaged", "best_model"), weights(tiny_root, "best-alone"))
+    extra = json.loads((place / "model" / "config.json").read_text())["extra"]
+    assert extra["average_of_updates"] == [6, 9]
+    assert extra["error_rate"] == summary["average"]["error_rate"]
+
+
+@pytest.mark.parametrize("killed", ["in-an-update", "after-a-validation", "before-the-summary"])
+def test_a_resumed_run_exports_the_same_average(tiny_root, monkeypatch, killed):
+    names = [f"{kind}-average-{killed}" for kind in ("whole", "resumed")]
+    whole, resumed = (tiny.train_config(name, **OPTIONS) for name in names)
+    first = run(whole, tiny_root)
+    target, name = {
+        "in-an-update": (loop, "take_update"),
+        "after-a-validation": (loop, "validate"),
+        "before-the-summary": (session, "_summary"),
+    }[killed]
+    original = getattr(target, name)
+
+    def stopped(*arguments):
+        if killed == "in-an-update" and arguments[2].index == 7:
+            raise KeyboardInterrupt
+        result = original(*arguments)
+        # Validated and kept, but not in a checkpoint yet.
+        if killed == "before-the-summary" or (
+            killed == "after-a-validation" and arguments[2].index == 5
+        ):
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(target, name, stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(resumed, tiny_root)
+    monkeypatch.setattr(target, name, original)
+    second = run(resumed, tiny_root)
+    for folder in ("model", "best_model"):
+        assert equal(*(weights(tiny_root, name, folder) for name in names))
+    assert first["average"] == second["average"]
+
+
+def test_models_of_updates_that_are_repeated_are_dropped(tmp_path):
+    last = LastModels(tmp_path, 2, lambda folder, extra: folder.mkdir())
+    for update in (3, 6, 9):
+        last.add(update)
+    assert last.updates() == [6, 9]
+    last.forget_after(6)
+    assert last.updates() == [6]
+
+
+def test_an_average_of_nothing_says_where_it_looked(tmp_path):
+    last = LastModels(tmp_path / "validated", 3, lambda folder, extra: None)
+    with pytest.raises(CheckpointError, match=r"average_last is 3, but .*validated holds no model"):
+        last.average_into(torch.nn.Linear(1, 1))
+
+
+def test_one_model_is_no_average(tiny_root):
+    with pytest.raises(ConfigError, match="average_last"):
+        tiny.train_config("one", training__average_last=1)
+
+
+def _worker(rank, port, root, config):
+    import os
+
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    run(config, root, ProcessGroup(torch.device("cpu")))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_workers_export_the_average_of_one(tiny_root):
+    options = {**OPTIONS, **tiny.PLAIN_SGD, "data__augment": None}
+    run(tiny.train_config("average-1", **options), tiny_root)
+    context = multiprocessing.get_context("spawn")
+    port, two = free_port(), tiny.train_config("average-2", **options)
+    processes = [
+        context.Process(target=_worker, args=(rank, port, tiny_root, two)) for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+        assert process.exitcode == 0
+    assert_close(weights(tiny_root, "average-1"), weights(tiny_root, "average-2"), 1e-5)
