@@ -2,10 +2,12 @@
 
 import socket
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from kd_ray.evaluation.run_folder import RunFolder, read_json_lines
+from kd_ray.students import loop
 from kd_ray.students.collective import Alone
 from kd_ray.students.session import run_session
 
@@ -19,6 +21,21 @@ def run(config, root, collective=None, source=None):
         device=torch.device("cpu"),
         source=source,
     )
+
+
+def run_until(update, config, root, source):
+    """A run that is interrupted before update number `update` (from 0)."""
+    take_update = loop.take_update
+
+    def killed(student, progress, current):
+        if current.index == update:
+            raise KeyboardInterrupt
+        return take_update(student, progress, current)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "take_update", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, root, source=source)
 
 
 def last_weights(root, name):

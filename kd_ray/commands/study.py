@@ -120,9 +120,6 @@ def _fill(value: Any, values: Mapping[str, Any]) -> Any:
 
 def _run(jobs: list[Job], config: StudyConfig, root: Path) -> dict[str, Exception]:
     """Make these rows, some side by side; what went wrong, by name."""
-    from kd_ray.cluster.parallel import run_side_by_side
-    from kd_ray.cluster.runtime import ensure_ray
-
     seen: set[str] = set()
 
     def look() -> None:
@@ -136,6 +133,10 @@ def _run(jobs: list[Job], config: StudyConfig, root: Path) -> dict[str, Exceptio
     if config.parallel == 1:
         results = _one_by_one(jobs, root, look)
     else:
+        # One row at a time needs no Ray.
+        from kd_ray.cluster.parallel import run_side_by_side
+        from kd_ray.cluster.runtime import ensure_ray
+
         with ensure_ray(cpus=max(2, config.parallel)):
             results = run_side_by_side(
                 make_row,

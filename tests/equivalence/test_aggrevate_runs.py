@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
-from tiny_runs import assert_close, free_port, last_weights, run, train_lines
+from tiny_runs import assert_close, free_port, last_weights, run, run_until, train_lines
 
 from kd_ray.config.imitation import Aggrevate
 from kd_ray.config.teachers import Distillation
@@ -158,21 +158,11 @@ def test_an_end_symbol_needs_no_completion(tiny_root, experts, source, monkeypat
         assert line["counted_action_share"] == line["loss"] == line["grad_norm"] == 0.0
 
 
-def test_a_resumed_run_tries_the_same_actions(tiny_root, experts, source, monkeypatch):
+def test_a_resumed_run_tries_the_same_actions(tiny_root, experts, source):
     options = {"training__checkpoint_every_updates": 2}
     names = ["whole-aggrevate", "resumed-aggrevate"]
     run(config_of(names[0], experts, **options), tiny_root, source=source)
-    take_update = loop.take_update
-
-    def killed(student, progress, update):
-        if update.index == 3:
-            raise KeyboardInterrupt
-        return take_update(student, progress, update)
-
-    monkeypatch.setattr(loop, "take_update", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run(config_of(names[1], experts, **options), tiny_root, source=source)
-    monkeypatch.setattr(loop, "take_update", take_update)
+    run_until(3, config_of(names[1], experts, **options), tiny_root, source)
     run(config_of(names[1], experts, **options), tiny_root, source=source)
     first, second = (last_weights(tiny_root, name) for name in names)
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from tiny_runs import last_weights, run, train_lines
+from tiny_runs import last_weights, run, run_until, train_lines
 
 from kd_ray.core.contracts import Busy, Generate, TeachersGone
 from kd_ray.core.sentence_rewards import gate_scores
-from kd_ray.students import gate, loop, rollouts
+from kd_ray.students import gate, rollouts
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.teacher import load_teachers
 
@@ -143,9 +143,7 @@ def test_the_gates_are_open_at_zero_and_shut_at_one(tiny_root, experts):
 
 
 @pytest.mark.parametrize("staleness", [0, 2])
-def test_a_resumed_run_keeps_the_same_rollouts_and_weights(
-    tiny_root, experts, monkeypatch, staleness
-):
+def test_a_resumed_run_keeps_the_same_rollouts_and_weights(tiny_root, experts, staleness):
     options = {
         "distillation": {"staleness": staleness},
         "training__checkpoint_every_updates": 2,
@@ -153,17 +151,7 @@ def test_a_resumed_run_keeps_the_same_rollouts_and_weights(
     names = [f"{kind}-checked-{staleness}" for kind in ("whole", "resumed")]
     source = source_of(tiny_root, experts)
     run(config_of(names[0], experts, **options), tiny_root, source=source)
-    take_update = loop.take_update
-
-    def killed(student, progress, update):
-        if update.index == 3:
-            raise KeyboardInterrupt
-        return take_update(student, progress, update)
-
-    monkeypatch.setattr(loop, "take_update", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run(config_of(names[1], experts, **options), tiny_root, source=source)
-    monkeypatch.setattr(loop, "take_update", take_update)
+    run_until(3, config_of(names[1], experts, **options), tiny_root, source)
     run(config_of(names[1], experts, **options), tiny_root, source=source)
     source.close()
     first, second = (last_weights(tiny_root, name) for name in names)

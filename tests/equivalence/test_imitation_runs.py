@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from tiny_runs import assert_close, free_port, last_weights, run, train_lines
+from tiny_runs import assert_close, free_port, last_weights, run, run_until, train_lines
 
 from kd_ray.core.trust import TrustError
-from kd_ray.students import loop, rollouts, step
+from kd_ray.students import rollouts, step
 from kd_ray.students.collective import ProcessGroup
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.teacher import load_teachers
@@ -111,25 +111,13 @@ def test_one_update_is_one_forward_of_student_and_teacher_and_rolls_out_chosen_r
 
 @pytest.mark.parametrize("staleness", [0, 2])
 @pytest.mark.parametrize("killed_at", [3, 4])
-def test_a_resumed_run_has_the_same_prefixes_and_weights(
-    tiny_root, experts, monkeypatch, staleness, killed_at
-):
+def test_a_resumed_run_has_the_same_prefixes_and_weights(tiny_root, experts, staleness, killed_at):
     distillation = {"beta": {"type": "linear"}, "staleness": staleness}
     options = {"distillation": distillation, "training__checkpoint_every_updates": 2}
     names = [f"{kind}-rollouts-{staleness}-{killed_at}" for kind in ("whole", "resumed")]
     source = source_of(tiny_root, experts)
     run(imitate(names[0], experts, **options), tiny_root, source=source)
-    take_update = loop.take_update
-
-    def killed(student, progress, update):
-        if update.index == killed_at:
-            raise KeyboardInterrupt
-        return take_update(student, progress, update)
-
-    monkeypatch.setattr(loop, "take_update", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run(imitate(names[1], experts, **options), tiny_root, source=source)
-    monkeypatch.setattr(loop, "take_update", take_update)
+    run_until(killed_at, imitate(names[1], experts, **options), tiny_root, source)
     run(imitate(names[1], experts, **options), tiny_root, source=source)
     source.close()
     first, second = (last_weights(tiny_root, name) for name in names)
