@@ -113,3 +113,11 @@ def test_the_configuration_page_names_every_key():
             if not re.search(rf"\b{name}\b", page):
                 missing.append(f"{section.__name__}.{name}")
     assert not missing
+
+
+def test_a_file_s_tests_stay_in_one_process(request):
+    """Ray starts once and runs are shared within a file, also with several processes."""
+    options = request.config.option
+    if not getattr(options, "loadgroup", False):
+        pytest.skip("only with --dist loadgroup")
+    assert request.node.nodeid.endswith("@test_house")

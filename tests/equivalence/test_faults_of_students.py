@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from kd_ray.commands.replay import replay
 from kd_ray.config.commands import ReplayConfig
@@ -70,7 +70,9 @@ def test_a_replayed_update_gives_the_loss_and_gradient_of_the_run(
         assert not result.bad_gradients
 
 
-def test_updates_that_are_not_finite_are_kept_and_then_stop_the_run(tiny_root):
+@pytest.fixture(scope="module")
+def diverged(tiny_root):
+    """The name of a run whose updates 2 and 3 were not finite."""
     name = "diverged"
     config = tiny.train_config(
         name, training__max_skipped_updates=1, training__optimizer={"type": "adam", "lr": 1e36},
@@ -78,10 +80,14 @@ def test_updates_that_are_not_finite_are_kept_and_then_stop_the_run(tiny_root):
     )  # fmt: skip
     with pytest.raises(loop.TrainingStopped, match=r"kd-ray replay .*replay\.yaml"):
         run(config, tiny_root)
-    told = [event for event in events(tiny_root, name) if event["kind"] == "skipped_update"]
+    return name
+
+
+def test_updates_that_are_not_finite_are_kept_and_then_stop_the_run(tiny_root, diverged):
+    told = [event for event in events(tiny_root, diverged) if event["kind"] == "skipped_update"]
     assert [event["update"] for event in told] == [2, 3]
     assert len(told[0]["utterance_ids"]) == 8
-    section = load(failed_updates(tiny_root, name)[0] / "replay.yaml", {})
+    section = load(failed_updates(tiny_root, diverged)[0] / "replay.yaml", {})
     assert isinstance(section, ReplayConfig)
     result = replay(section, tiny_root)
     assert result.update == 2
@@ -91,16 +97,13 @@ def test_updates_that_are_not_finite_are_kept_and_then_stop_the_run(tiny_root):
     assert result.bad_gradients
 
 
-def test_features_that_are_not_finite_are_named(tiny_root):
-    name = "diverged"
-    folder = failed_updates(tiny_root, name)[1]
+def test_features_that_are_not_finite_are_named(tiny_root, diverged):
+    folder = failed_updates(tiny_root, diverged)[1]
     path = folder / "rank-0" / "batches.safetensors"
     arrays = load_file(path)
     arrays["0.inputs"][3, 5, 2] = float("nan")
-    from safetensors.torch import save_file
-
     save_file(arrays, path)
-    ids = [event["utterance_ids"] for event in events(tiny_root, name)][1]
+    ids = [event["utterance_ids"] for event in events(tiny_root, diverged)][1]
     assert replay_update(folder).bad_features == (ids[3],)
 
 
