@@ -47,6 +47,8 @@ class PoolSource(Section):
     type: Literal["pool"] = "pool"
     hosts: int = Field(1, ge=1)
     """Host processes; teachers are dealt to them in order."""
+    replicas: int = Field(1, ge=1)
+    """Hosts on which each teacher lives; with more than one, the loss of a host costs none."""
     cpus_per_host: float = Field(1, gt=0)
     gpus_per_host: float = Field(0, ge=0)
     batching: Literal["per_request", "timed"] = "timed"
@@ -58,9 +60,31 @@ class PoolSource(Section):
     """A host that has not answered by then is left out (see `quorum`)."""
     start_timeout_s: float = Field(300.0, gt=0)
     """Longest wait for a host to load its teachers."""
+    retry_after_s: float | None = Field(None, gt=0)
+    """A host that has not answered by then is asked no more where another host has its teachers;
+    null: half of `deadline_s`."""
+    recover_s: float = Field(60.0, ge=0)
+    """How long a request waits for lost hosts to come back where too few teachers are left; 0: it
+    fails at once, and lost hosts are not looked for."""
+    hung_after_s: float = Field(30.0, gt=2)
+    """A host that gives no sign of life for so long is ended and started again."""
+    max_deaths: int = Field(4, ge=0)
+    """A host that died more often than this within ten minutes stays down; 0: never started
+    again."""
     quorum: float = Field(0.5, gt=0, le=1)
     """Smallest share of teachers that must answer; weights are renormalised over those."""
     max_bytes_in_flight_mib: float = Field(256.0, gt=0)
+    weight: float = Field(1.0, gt=0)
+    """This job's share of busy hosts, where several jobs share a pool."""
+
+    @model_validator(mode="after")
+    def _replicas_have_hosts(self) -> Self:
+        if self.replicas > self.hosts:
+            raise ValueError(
+                f"replicas is {self.replicas} and hosts is {self.hosts}: copies of a teacher live "
+                "on different hosts; raise hosts, or lower replicas"
+            )
+        return self
 
 
 Source = Annotated[LocalSource | StoreSource | PoolSource, Field(discriminator="type")]

@@ -22,7 +22,7 @@ from kd_ray.core.contracts import (
     Written,
 )
 from kd_ray.core.written import best_of
-from kd_ray.teachers.policies import Proceed, judge_alone, judge_quorum
+from kd_ray.teachers.policies import GiveUp, Proceed, judge_alone, judge_quorum
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class HostAnswer:
 
     `partial` is fused over the host's own teachers (`Score`), or holds the best of their strings
     (`Generate`), and is None if none of them could answer;
-    `quarantined` are the host's teachers that are no longer asked, with the reason.
+    `quarantined` are the asked teachers that are no longer asked, with the reason.
     `teacher_s` is seconds of teacher computation, a shared pass counted by share of utterances.
     """
 
@@ -50,6 +50,26 @@ class HostAnswer:
     quarantined: Mapping[int, str]
     teacher_s: float
     outputs: tuple[TeacherOutput | Written, ...] = ()
+    fused: strategies.FusedTargets | None = None
+    """In place of `partial`, where the host was asked to finish and could."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What travels beside a request: which of its teachers a host is to ask, and for whom.
+
+    `teachers` are indices in the pool (None: all that live on the host), `numbers` what the asking
+    job calls them (None: the same), `num_teachers` how many the job has (None: as the pool).
+    With `finish` the host makes the target itself, if all these teachers answered.
+    """
+
+    teachers: tuple[int, ...] | None = None
+    numbers: tuple[int, ...] | None = None
+    num_teachers: int | None = None
+    job: str = ""
+    weight: float = 1.0
+    """The job's share where hosts are busy, against 1 of others."""
+    finish: bool = False
 
 
 def check_request(request: Request[Any], num_teachers: int) -> None:
@@ -89,12 +109,19 @@ def check_request(request: Request[Any], num_teachers: int) -> None:
         request.decoder_prefix()
 
 
-def fuse(request: Request[Answer], answers: Sequence[HostAnswer]) -> Answer:
-    """One answer from those of the hosts, merged in the order given (so sums repeat)."""
+def fuse(
+    request: Request[Answer],
+    answers: Sequence[HostAnswer],
+    fused: strategies.FusedTargets | None = None,
+) -> Answer:
+    """One answer from those of the hosts, merged in the order given (so sums repeat).
+
+    `fused`: what the answers' partials make, where hosts have merged them already.
+    """
     if isinstance(request, Generate):
         return cast(Answer, _best(request, answers))
     assert isinstance(request, Score), "requests are Score or Generate"
-    return cast(Answer, _fused(request, answers))
+    return cast(Answer, _signal(request, answers, fused))
 
 
 def _best(request: Generate, answers: Sequence[HostAnswer]) -> Generated:
@@ -108,10 +135,19 @@ def _best(request: Generate, answers: Sequence[HostAnswer]) -> Generated:
     )
 
 
-def _fused(request: Score, answers: Sequence[HostAnswer]) -> Signal:
-    partials = [a.partial for a in answers if isinstance(a.partial, strategies.Partial)]
+def merge_partials(partials: Sequence[strategies.Partial]) -> strategies.Partial:
+    """One partial of several, merged in the order given."""
+    return functools.reduce(strategies.merge, partials)
+
+
+def _signal(
+    request: Score, answers: Sequence[HostAnswer], fused: strategies.FusedTargets | None
+) -> Signal:
+    if fused is None:
+        partials = [a.partial for a in answers if isinstance(a.partial, strategies.Partial)]
+        fused = strategies.finish(merge_partials(partials))
     outputs = [o for answer in answers for o in answer.outputs if isinstance(o, TeacherOutput)]
-    return strategies.finish(functools.reduce(strategies.merge, partials)).signal(
+    return fused.signal(
         request.utterance_ids,
         teacher_s=sum(answer.teacher_s for answer in answers),
         outputs=tuple(sorted(outputs, key=lambda output: output.teacher)),
@@ -129,8 +165,8 @@ class Ledger:
     Args:
         teachers: everyone who could answer, by index.
         quorum: smallest share of them that must.
-        on_event: gets `teacher_quarantined`, `teacher_host_left_out`, `signal_shortened`,
-            `teachers_gone`.
+        on_event: gets `teacher_quarantined`, `teacher_host_left_out`, `teacher_host_back`,
+            `teachers_asked_elsewhere`, `signal_shortened`, `signal_whole_again`, `teachers_gone`.
     """
 
     def __init__(
@@ -139,47 +175,75 @@ class Ledger:
         self.teachers = tuple(teachers)
         self.quorum = quorum
         self.counts: Counter[str] = Counter()
-        """`requests`, `signals`, `shortened_signals`, `hosts_left_out`, `teachers_quarantined`,
-        `teachers_gone`, `busy`, `cancelled`."""
+        """`requests`, `signals`, `shortened_signals`, `hosts_left_out`, `hosts_back`, `retries`,
+        `teachers_quarantined`, `teachers_gone`, `busy`, `cancelled`."""
         self._on_event = on_event
         self._lost: dict[int, str] = {}
         self._last_missing: tuple[int, ...] = ()
         self._lock = threading.Lock()
 
     def host_left_out(self, host: str, teachers: Sequence[int], reason: str) -> None:
-        """A host is not asked any more."""
+        """A host is not asked any more, or not until it is back."""
         with self._lock:
             self.counts["hosts_left_out"] += 1
             self._lost.update(dict.fromkeys(teachers, f"{host}: {reason}"))
-        names = self._names(teachers)
+        names = self.names(teachers)
         logger.warning("host %s left out with teachers %s: %s", host, ", ".join(names), reason)
         self._tell("teacher_host_left_out", host=host, teachers=names, reason=reason)
 
-    def conclude(self, request: Request[Answer], answers: Sequence[HostAnswer]) -> Answer:
-        """The signal, if enough teachers are in the answers; else `TeachersGone`."""
+    def host_back(self, host: str, teachers: Sequence[int], reason: str) -> None:
+        """A host that was left out is asked again; what it had quarantined may answer anew."""
+        with self._lock:
+            self.counts["hosts_back"] += 1
+            for index in teachers:
+                self._lost.pop(index, None)
+        names = self.names(teachers)
+        logger.warning("host %s is back with teachers %s: %s", host, ", ".join(names), reason)
+        self._tell("teacher_host_back", host=host, teachers=names, reason=reason)
+
+    def retried(self, host: str, teachers: Sequence[int], reason: str) -> None:
+        """Teachers that did not answer are asked on another host."""
+        with self._lock:
+            self.counts["retries"] += 1
+        self._tell(
+            "teachers_asked_elsewhere", host=host, teachers=self.names(teachers), reason=reason
+        )
+
+    def conclude(
+        self,
+        request: Request[Answer],
+        answers: Sequence[HostAnswer],
+        fused: strategies.FusedTargets | None = None,
+    ) -> Answer:
+        """The signal, if enough teachers are in the answers; else `TeachersGone`.
+
+        `fused`: what the answers' partials make, where hosts have merged them already.
+        """
         for answer in answers:
             self.receive(answer)
         answered = [index for answer in answers for index in answer.answered]
         decision = self.require(answered, only=asked_alone(request))
-        if decision.missing:
-            self._note_shortened(decision)
-        signal = fuse(request, answers)
+        self._note_shortened(decision)
+        signal = fuse(request, answers, fused)
         self.counts["signals"] += 1
         return signal
+
+    def judge(self, answered: Sequence[int], *, only: int | None = None) -> Proceed | GiveUp:
+        """Are these enough? `only`: this teacher was asked, and no other."""
+        if only is None:
+            return judge_quorum(answered, len(self.teachers), self.quorum)
+        return judge_alone(only, answered)
 
     def require(self, answered: Sequence[int], *, only: int | None = None) -> Proceed:
         """Raise `TeachersGone` naming the missing ones if these are too few.
 
         `only`: this teacher was asked, and no other.
         """
-        if only is None:
-            decision = judge_quorum(answered, len(self.teachers), self.quorum)
-        else:
-            decision = judge_alone(only, answered)
+        decision = self.judge(answered, only=only)
         if isinstance(decision, Proceed):
             return decision
         self.counts["teachers_gone"] += 1
-        names = self._names(decision.missing)
+        names = self.names(decision.missing)
         self._tell("teachers_gone", missing=names, reason=decision.reason)
         missing = "; ".join(
             f"{self.teachers[index].name} ({self._lost.get(index, 'no answer')})"
@@ -205,15 +269,21 @@ class Ledger:
     def _note_shortened(self, decision: Proceed) -> None:
         # Each signal counts, but a log line for every request after a loss would hide all else.
         with self._lock:
-            self.counts["shortened_signals"] += 1
-            news = decision.missing != self._last_missing
-            self._last_missing = decision.missing
-        if news:
-            names = self._names(decision.missing)
+            if decision.missing:
+                self.counts["shortened_signals"] += 1
+            before, self._last_missing = self._last_missing, decision.missing
+        if decision.missing == before:
+            return
+        names = self.names(decision.missing)
+        if names:
             logger.warning("going on without teachers %s: %s", ", ".join(names), decision.reason)
             self._tell("signal_shortened", missing=names, reason=decision.reason)
+        else:
+            logger.warning("all teachers answer again: %s", decision.reason)
+            self._tell("signal_whole_again", reason=decision.reason)
 
-    def _names(self, indices: Sequence[int]) -> list[str]:
+    def names(self, indices: Sequence[int]) -> list[str]:
+        """What these teachers are called."""
         return [self.teachers[index].name for index in indices]
 
     def _tell(self, kind: str, **details: Any) -> None:

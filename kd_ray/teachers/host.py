@@ -28,7 +28,7 @@ from kd_ray.core.contracts import (
     Written,
 )
 from kd_ray.core.written import best_of
-from kd_ray.teachers.answers import HostAnswer, check_request
+from kd_ray.teachers.answers import Call, HostAnswer, check_request, merge_partials
 from kd_ray.teachers.batching import BatchStatistics, Clock, LoopClock, MicroBatcher
 from kd_ray.teachers.readers import Inputs, Reader
 from kd_ray.teachers.rows import (
@@ -100,6 +100,14 @@ class _Done:
 
     output: Output
     seconds: float
+
+
+EVERYBODY = Call()
+"""All teachers of the host, by their own numbers."""
+
+
+class NotHere(LookupError):
+    """A request named teachers that do not live on the host."""
 
 
 @dataclass(frozen=True)
@@ -188,22 +196,25 @@ class TeacherHost:
             batches=self._batcher.statistics,
         )
 
-    async def answer(self, request: Score | Generate) -> HostAnswer:
-        """Answer with the partial over the teachers of this host that are in order.
+    async def answer(self, request: Score | Generate, call: Call = EVERYBODY) -> HostAnswer:
+        """Answer with the partial over those teachers of this host that are in order.
+
+        Args:
+            request: about what.
+            call: which teachers, and for whom.
 
         Raises:
             Expired: the request's deadline passed before its turn came.
             Exception: whatever a teacher raised; all requests of its pass get the same error.
         """
-        check_request(request, self._num_teachers)
+        check_request(request, call.num_teachers or self._num_teachers)
         expires_s = self._clock.now() + request.deadline_s
         self._requests += 1
         number = self._requests
         self._open_requests += 1
         try:
-            asked = [index for index in self._teachers if index not in self._quarantined]
-            if isinstance(request, Generate) and request.teacher is not None:
-                asked = [index for index in asked if index == request.teacher]
+            numbers = self._numbers(request, call)
+            asked = [index for index in numbers if index not in self._quarantined]
             texts, transcription_s = await self._texts(request, asked)
             inputs = await self._inputs(request, texts, asked)
             # The first request at an idle host waits for nobody, with any of its teachers.
@@ -214,9 +225,31 @@ class TeacherHost:
                     for index in asked
                 ]
             )
-            return await _run_in(self._helper, self._conclude, request, done, transcription_s)
+            conclude = self._conclude
+            return await _run_in(
+                self._helper, conclude, request, call, numbers, done, transcription_s
+            )
         finally:
             self._open_requests -= 1
+
+    async def merge(self, partials: Sequence[strategies.Partial]) -> strategies.Partial:
+        """Join what several hosts made of one request."""
+        return await _run_in(self._helper, merge_partials, partials)
+
+    async def finish(self, partials: Sequence[strategies.Partial]) -> strategies.FusedTargets:
+        """The target of what several hosts made of one request."""
+        return await _run_in(self._helper, _finish, partials)
+
+    def _numbers(self, request: Score | Generate, call: Call) -> dict[int, int]:
+        """The teachers to ask, and what the asking job calls them."""
+        asked = tuple(self._teachers) if call.teachers is None else call.teachers
+        numbers = dict(zip(asked, call.numbers or asked, strict=True))
+        absent = [index for index in asked if index not in self._teachers]
+        if absent:
+            raise NotHere(f"teachers {absent} do not live on this host, but {list(self._teachers)}")
+        if isinstance(request, Generate) and request.teacher is not None:
+            return {index: called for index, called in numbers.items() if called == request.teacher}
+        return numbers
 
     async def close(self) -> None:
         """Give up open requests and stop the threads."""
@@ -336,16 +369,25 @@ class TeacherHost:
         return output, time.perf_counter() - started
 
     def _conclude(
-        self, request: Score | Generate, done: Sequence[_Done | None], transcription_s: float
+        self,
+        request: Score | Generate,
+        call: Call,
+        numbers: Mapping[int, int],
+        done: Sequence[_Done | None],
+        transcription_s: float,
     ) -> HostAnswer:
-        """Fuse the outputs of this host's teachers."""
+        """Fuse the outputs of this host's teachers, numbered as the asking job does."""
         present = [one for one in done if one is not None]
-        outputs = [one.output for one in present]
+        outputs = [_renumbered(one.output, numbers) for one in present]
         scored = tuple(each for each in outputs if isinstance(each, TeacherOutput))
         written = tuple(each for each in outputs if isinstance(each, Written))
         partial: strategies.Partial | Written | None = None
+        fused: strategies.FusedTargets | None = None
         if isinstance(request, Score) and scored:
-            partial = strategies.local(scored, request.fusion, self._num_teachers)
+            total = self._num_teachers if call.num_teachers is None else call.num_teachers
+            partial = local = strategies.local(scored, request.fusion, total)
+            if call.finish and len(scored) == len(numbers):
+                partial, fused = None, strategies.finish(local)
         elif written:
             partial = best_of(written)
         return HostAnswer(
@@ -354,10 +396,26 @@ class TeacherHost:
                 *(output.teacher for output in scored),
                 *(int(output.teachers[0]) for output in written),
             ),
-            quarantined=dict(self._quarantined),
+            quarantined={
+                called: self._quarantined[index]
+                for index, called in numbers.items()
+                if index in self._quarantined
+            },
             teacher_s=transcription_s + sum(one.seconds for one in present),
             outputs=tuple(outputs) if request.per_teacher else (),
+            fused=fused,
         )
+
+
+def _renumbered(output: Output, numbers: Mapping[int, int]) -> Output:
+    if isinstance(output, TeacherOutput):
+        return dataclasses.replace(output, teacher=numbers[output.teacher])
+    called = np.array([numbers[index] for index in output.teachers.tolist()], dtype=np.int64)
+    return dataclasses.replace(output, teachers=called)
+
+
+def _finish(partials: Sequence[strategies.Partial]) -> strategies.FusedTargets:
+    return strategies.finish(merge_partials(partials))
 
 
 async def _run_in(

@@ -1,5 +1,3 @@
-import contextlib
-import dataclasses
 import os
 import signal as signals
 import time
@@ -9,35 +7,14 @@ import numpy as np
 import pytest
 import ray
 from doubles import load_fake_teachers, request, writing_request
+from pool_help import FOUR, assert_same_signal, attach, is_gone, local_signal, start, stopped
 
-from kd_ray.cluster.pool import PoolSource, PoolStartError, TeacherPool
+from kd_ray.cluster.pool import PoolSource, PoolStartError
 from kd_ray.config.strategies import Average, Best, Weighted
-from kd_ray.config.teachers import PoolSource as PoolSettings
 from kd_ray.core.contracts import Busy, TeachersGone
 from kd_ray.teachers.local_source import LocalSource
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
-
-SETTINGS = PoolSettings(cpus_per_host=0.25, deadline_s=30, start_timeout_s=120)
-FOUR = [Path(f"fakes/{seed}") for seed in (1, 2, 3, 4)]
-
-
-def start(folders, **settings):
-    return TeacherPool.start(folders, SETTINGS.model_copy(update=settings), load=load_fake_teachers)
-
-
-def attach(pool, **settings):
-    """A client with settings of its own, and the list of its events."""
-    events = []
-    address = dataclasses.replace(
-        pool.address, settings=pool.address.settings.model_copy(update=settings)
-    )
-    source = PoolSource(address, on_event=lambda kind, **details: events.append((kind, details)))
-    return source, events
-
-
-def kinds(events):
-    return [kind for kind, _ in events]
 
 
 @pytest.fixture(scope="module")
@@ -59,48 +36,6 @@ def local():
     source = LocalSource(load_fake_teachers(FOUR, "cpu"))
     yield source
     source.close()
-
-
-@contextlib.contextmanager
-def stopped(pid):
-    """A process that hangs."""
-    os.kill(pid, signals.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signals.SIGCONT)
-
-
-def assert_same_signal(mine, expected):
-    assert mine.utterance_ids == expected.utterance_ids
-    assert mine.answered == expected.answered
-    np.testing.assert_allclose(
-        np.exp(mine.tokens.log_probs), np.exp(expected.tokens.log_probs), atol=1e-6
-    )
-    np.testing.assert_array_equal(mine.tokens.lengths, expected.tokens.lengths)
-    np.testing.assert_array_equal(mine.labels.labels, expected.labels.labels)
-    np.testing.assert_array_equal(mine.labels.utterance, expected.labels.utterance)
-    np.testing.assert_allclose(mine.labels.weights, expected.labels.weights, atol=1e-6)
-    np.testing.assert_allclose(mine.weights_tokens, expected.weights_tokens, atol=1e-6)
-    for name in ("ctc_errors", "decoder_errors", "reference_lengths"):
-        np.testing.assert_array_equal(getattr(mine, name), getattr(expected, name))
-
-
-def local_signal(folders, one, teachers):
-    """The local result over some of the teachers, numbered as among all."""
-    source = LocalSource(load_fake_teachers(folders, "cpu"))
-    others = set(range(len(folders))) - set(teachers)
-    source._host._quarantined.update(dict.fromkeys(others, "left out by the test"))
-    signal = source.ask(one).result(10)
-    source.close()
-    return signal
-
-
-def is_gone(pid, within_s=10.0):
-    limit = time.monotonic() + within_s
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < limit:
-        time.sleep(0.05)
-    return not Path(f"/proc/{pid}").exists()
 
 
 REQUESTS = [
@@ -173,7 +108,7 @@ def test_a_killed_host_in_mid_request_is_left_out_and_the_rest_answers():
         signal = waiting.result(30)
         assert_same_signal(signal, local_signal(folders, one, [0, 2]))
         np.testing.assert_array_equal(signal.weights_tokens[1], 0)
-        assert kinds(events) == ["teacher_host_left_out", "signal_shortened"]
+        assert events.kinds == ["teacher_host_left_out", "signal_shortened"]
         assert events[0][1]["teachers"] == ["fake-2"]
 
         # Not asked again, told once, counted each time.
@@ -188,7 +123,7 @@ def test_a_killed_host_in_mid_request_is_left_out_and_the_rest_answers():
 
         with pytest.raises(TeachersGone, match=r"2 of 3 teachers.*fake-2 \(.*host-1"):
             strict_waiting.result(30)
-        assert kinds(strict_events) == ["teacher_host_left_out", "teachers_gone"]
+        assert strict_events.kinds == ["teacher_host_left_out", "teachers_gone"]
         # Without hope of a quorum nobody is waited for.
         started = time.monotonic()
         with pytest.raises(TeachersGone):
@@ -198,7 +133,7 @@ def test_a_killed_host_in_mid_request_is_left_out_and_the_rest_answers():
 
         late, late_events = attach(pool)
         assert late.ask(request(4)).result(30).answered == (0, 2)
-        assert kinds(late_events)[0] == "teacher_host_left_out"
+        assert late_events.kinds[0] == "teacher_host_left_out"
 
     assert is_gone(pool.address.hosts[0].pid)
     with pytest.raises(TeachersGone):
@@ -223,7 +158,7 @@ def test_a_hung_host_misses_its_deadline_and_is_left_out(four_hosts):
         started = time.monotonic()
         assert source.ask(request(2)).result(30).answered == (0, 2, 3)
         assert time.monotonic() - started < 2.5
-    assert kinds(events) == ["teacher_host_left_out", "signal_shortened"]
+    assert events.kinds == ["teacher_host_left_out", "signal_shortened"]
     # It was slow, not dead: who attaches later finds it.
     later, later_events = attach(four_hosts)
     assert later.ask(request(3)).result(30).answered == (0, 1, 2, 3)
@@ -264,7 +199,7 @@ def test_a_teachers_nan_is_told_and_its_error_travels():
         source, events = attach(pool)
         signal = source.ask(request(1)).result(30)
         assert signal.answered == (0, 2)
-        assert kinds(events) == ["teacher_quarantined", "signal_shortened"]
+        assert events.kinds == ["teacher_quarantined", "signal_shortened"]
         assert events[0][1]["teacher"] == "fake-2"
         strict, _ = attach(pool, quorum=1.0)
         with pytest.raises(TeachersGone, match=r"fake-2 \(log-prob"):

@@ -6,16 +6,23 @@ import math
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 import torch
 
+from kd_ray.cluster.pool.address import (
+    HostAddress,
+    HostArrival,
+    HostHandle,
+    HostReport,
+    PoolAddress,
+    arrays_bytes,
+)
 from kd_ray.config.teachers import PoolSource as PoolSettings
-from kd_ray.core.contracts import Audio, Generate, Score, TeacherInfo, TeachersInfo
-from kd_ray.teachers.answers import HostAnswer
+from kd_ray.core import strategies
+from kd_ray.core.contracts import Audio, Generate, Score, TeachersInfo, Written
+from kd_ray.teachers.answers import Call
 from kd_ray.teachers.host import HostStatus, ScoringTeacher, TeacherHost
 from kd_ray.teachers.policies import deal
 from kd_ray.teachers.transcriber import TranscriberSpec, load_transcriber
@@ -25,42 +32,9 @@ logger = logging.getLogger(__name__)
 Loader = Callable[[Sequence[Path], str], Sequence[ScoringTeacher]]
 """(checkpoint folders, device) -> teachers, in the same order; called in the host's process."""
 
-HostHandle = Any
-"""An actor handle of `HostProcess`; Ray's own types lose its async methods."""
-
 
 class PoolStartError(RuntimeError):
     """A host could not be started, or could not load its teachers."""
-
-
-@dataclass(frozen=True)
-class HostAddress:
-    """A host's actor name and the teachers that live there."""
-
-    name: str
-    teachers: tuple[int, ...]
-    pid: int
-    node: str
-
-
-@dataclass(frozen=True)
-class PoolAddress:
-    """All that a client needs to find a pool; plain data, sent to any process of the job."""
-
-    namespace: str
-    hosts: tuple[HostAddress, ...]
-    info: TeachersInfo
-    settings: PoolSettings
-
-
-@dataclass(frozen=True)
-class HostArrival:
-    """What a host says once its teachers are loaded."""
-
-    infos: tuple[TeacherInfo, ...]
-    pid: int
-    node: str
-    recognizer: TeacherInfo | None = None
 
 
 def load_from_folders(folders: Sequence[Path], device: str) -> Sequence[ScoringTeacher]:
@@ -69,6 +43,9 @@ def load_from_folders(folders: Sequence[Path], device: str) -> Sequence[ScoringT
     from kd_ray.teachers.teacher import load_teachers
 
     return load_teachers(folders, device)
+
+
+Kept = strategies.Partial | strategies.FusedTargets | None
 
 
 class HostProcess:
@@ -98,11 +75,39 @@ class HostProcess:
     async def arrive(self) -> HostArrival:
         """Answers once the teachers are loaded."""
         node = ray.get_runtime_context().get_node_id()
-        return HostArrival(self._host.infos, os.getpid(), node, self._host.recognizer)
+        infos = self._host.infos
+        teachers = tuple(info.index for info in infos)
+        return HostArrival(teachers, infos, os.getpid(), node, self._host.recognizer)
 
-    async def answer(self, audio: Audio, question: Score | Generate) -> HostAnswer:
-        """Answer `question`, whose audio travels beside it (one object for all hosts)."""
-        return await self._host.answer(dataclasses.replace(question, audio=audio))
+    async def answer(
+        self, audio: Audio, question: Score | Generate, call: Call
+    ) -> tuple[HostReport, Kept]:
+        """Answer `question`, whose audio travels beside it (one object for all hosts).
+
+        The second object stays on this node until somebody merges or fetches it.
+        """
+        answer = await self._host.answer(dataclasses.replace(question, audio=audio), call)
+        if isinstance(answer.partial, Written):
+            return HostReport(answer, False, 0), None
+        kept: Kept = answer.partial if answer.fused is None else answer.fused
+        report = HostReport(
+            dataclasses.replace(answer, partial=None, fused=None),
+            answer.fused is not None,
+            arrays_bytes(kept),
+        )
+        return report, kept
+
+    async def merge(self, *partials: strategies.Partial) -> tuple[int, strategies.Partial]:
+        """Join what several hosts made of one request; its bytes, and the partial itself."""
+        merged = await self._host.merge(partials)
+        return arrays_bytes(merged), merged
+
+    async def finish(self, *partials: strategies.Partial) -> strategies.FusedTargets:
+        """The target of what several hosts made of one request."""
+        return await self._host.finish(partials)
+
+    async def alive(self) -> None:
+        """A sign of life."""
 
     async def status(self) -> HostStatus:
         """Queue and counters."""
@@ -127,19 +132,26 @@ class HostStarter:
         self._load = load
         self._recognizer = recognizer
         self._namespace = str(ray.get_runtime_context().namespace)
-        dealt = deal(len(self._folders), settings.hosts)
+        dealt = deal(len(self._folders), settings.hosts, settings.replicas)
         pool = uuid.uuid4().hex[:8]
         self.placement = {
             f"kd_ray-pool-{pool}-host-{number}": indices for number, indices in enumerate(dealt)
         }
         if len(dealt) < settings.hosts:
             logger.warning(
-                "teachers.source.hosts is %d but there are only %d teachers: %d hosts are started",
+                "teachers.source.hosts is %d but there are only %d teachers, %d copies of each: "
+                "%d hosts are started",
                 settings.hosts,
                 len(self._folders),
+                settings.replicas,
                 len(dealt),
             )
         self._warn_if_too_large()
+
+    @property
+    def start_timeout_s(self) -> float:
+        """Longest wait for a host to load its teachers."""
+        return self._settings.start_timeout_s
 
     def start_host(self, name: str, indices: Sequence[int]) -> HostHandle:
         """Create a host's actor; it loads its teachers by itself."""
@@ -184,8 +196,7 @@ class HostStarter:
 
     def address(self, arrivals: Sequence[HostArrival]) -> PoolAddress:
         """Where clients find the pool."""
-        infos = [info for arrival in arrivals for info in arrival.infos]
-        infos.sort(key=lambda info: info.index)
+        infos = {info.index: info for arrival in arrivals for info in arrival.infos}
         return PoolAddress(
             namespace=self._namespace,
             hosts=tuple(
@@ -193,7 +204,9 @@ class HostStarter:
                 for (name, indices), arrival in zip(self.placement.items(), arrivals, strict=True)
             ),
             info=TeachersInfo(
-                teachers=tuple(infos), source="pool", recognizer=arrivals[0].recognizer
+                teachers=tuple(infos[index] for index in sorted(infos)),
+                source="pool",
+                recognizer=arrivals[0].recognizer,
             ),
             settings=self._settings,
         )

@@ -1,0 +1,157 @@
+"""What a client knows of a pool's hosts: who can be asked, who was left out, and who is back.
+
+Everything here runs on the client's own event loop; only `open` and `close` are called from
+outside.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import ray
+
+from kd_ray.cluster.pool.address import HostAddress, HostHandle, PoolAddress
+from kd_ray.teachers.answers import Ledger
+from kd_ray.teachers.routing import Route, route
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 0.5
+"""How often a host that was left out is looked at again, at first."""
+_LOOK_MOST_S = 5.0
+_ANSWER_S = 2.0
+"""A host that is well says so within this time, however much work it has."""
+
+# What Ray reports when the process or node of a host, or an answer kept there, is gone.
+HOST_GONE = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.WorkerCrashedError,
+)
+
+
+class Roster:
+    """The hosts of a pool as one client sees them.
+
+    Args:
+        address: where they were when the client was made; the newest one known.
+        ledger: is told of losses and returns.
+    """
+
+    def __init__(self, address: PoolAddress, ledger: Ledger) -> None:
+        self.address = address
+        self.open_requests: Counter[str] = Counter()
+        """Requests of this client that a host has not answered, by its name."""
+        self._ledger = ledger
+        self._handles: dict[str, HostHandle] = {}
+        self._left_out: dict[str, str] = {}
+        self._watching: dict[str, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+        # Looking an actor up waits for Ray's control store.
+        self._lookups = ThreadPoolExecutor(1, thread_name_prefix="pool-lookup")
+
+    async def open(self) -> None:
+        """Find the hosts."""
+        for host in self.address.hosts:
+            try:
+                self._handles[host.name] = await self._find(host)
+            except ValueError as error:
+                self.leave_out(host, f"not found ({error})")
+
+    async def close(self) -> None:
+        """Stop looking after hosts, and let go of them."""
+        tasks = list(self._watching.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._handles.clear()
+        self._lookups.shutdown(wait=False, cancel_futures=True)
+
+    def handle(self, host: HostAddress) -> HostHandle | None:
+        """The actor; None if it is left out."""
+        return self._handles.get(host.name)
+
+    def alive(self) -> list[HostAddress]:
+        """Hosts that can be asked."""
+        return [host for host in self.address.hosts if host.name in self._handles]
+
+    def route(self, teachers: Iterable[int], tried: Mapping[int, set[str]]) -> Route:
+        """Which host to ask for which teachers (indices in the pool)."""
+        hosts = {host.name: host.teachers for host in self.alive()}
+        return route(teachers, hosts, self.open_requests, tried)
+
+    def named(self, name: str) -> HostAddress:
+        """A host by its name."""
+        return next(host for host in self.address.hosts if host.name == name)
+
+    def may_return(self, teachers: Iterable[int]) -> bool:
+        """Whether a host that was left out, and is looked for, has one of these teachers."""
+        wanted = set(teachers)
+        return any(
+            wanted & set(host.teachers)
+            for host in self.address.hosts
+            if host.name in self._watching
+        )
+
+    async def await_change(self, timeout_s: float) -> None:
+        """Wait until a host is back, at most `timeout_s`."""
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout_s)
+
+    def leave_out(self, host: HostAddress, reason: str) -> None:
+        """Ask a host no more until it is back; told once, however many requests find out."""
+        if host.name in self._left_out:
+            return
+        self._left_out[host.name] = reason
+        self._handles.pop(host.name, None)
+        self._ledger.host_left_out(host.name, self.address.numbers(host.teachers), reason)
+        if self.address.settings.recover_s > 0:
+            self._watching[host.name] = asyncio.create_task(self._watch(host.name))
+
+    async def _watch(self, name: str) -> None:
+        """Look for a host until it answers again; it may be another process of the same name."""
+        pause_s = LOOK_S
+        while True:
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LOOK_MOST_S)
+            host = self.named(name)
+            try:
+                handle = await self._find(host)
+                arrival = await asyncio.wait_for(_await(handle.arrive.remote()), _ANSWER_S)
+            except (ValueError, TimeoutError, *HOST_GONE):
+                continue
+            new = HostAddress(name, tuple(arrival.teachers), arrival.pid, arrival.node)
+            if new.teachers != host.teachers:
+                logger.info("host %s is back with other teachers: %s", name, new.teachers)
+            self.address = self.address.with_host(new)
+            self._handles[name] = handle
+            self._left_out.pop(name)
+            self._watching.pop(name)
+            how = "it answers again" if new.pid == host.pid else f"started again (pid {new.pid})"
+            self._ledger.host_back(name, self.address.numbers(new.teachers), how)
+            self._changed.set()
+            return
+
+    async def _find(self, host: HostAddress) -> HostHandle:
+        loop = asyncio.get_running_loop()
+        namespace = self.address.namespace
+        return await loop.run_in_executor(
+            self._lookups, lambda: ray.get_actor(host.name, namespace=namespace)
+        )
+
+
+def one_line(error: BaseException) -> str:
+    """What Ray says, on one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+async def _await(reference: Any) -> Any:
+    return await reference

@@ -1,0 +1,163 @@
+"""Losses that a pool makes good: replicas, hosts that are started again, teachers that return."""
+
+import dataclasses
+import os
+import signal as signals
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from doubles import request
+from pool_help import (
+    FOUR,
+    Events,
+    assert_same_signal,
+    attach,
+    is_gone,
+    local_signal,
+    start,
+    stopped,
+    until,
+)
+
+from kd_ray.cluster.pool import PoolSource
+from kd_ray.core.contracts import TeachersGone
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+SLOW = [Path(f"fakes/{seed}-slow-0.4") for seed in (1, 2, 3, 4)]
+
+
+def pids(pool):
+    return {host.name: host.pid for host in pool.address.hosts}
+
+
+@pytest.fixture(scope="module")
+def two_copies(local_ray):
+    """Two hosts, each with all four teachers; hosts are started again."""
+    events = Events()
+    with start(SLOW, hosts=2, replicas=2, max_deaths=4, hung_after_s=4, on_event=events) as pool:
+        pool.events = events
+        yield pool
+
+
+def test_a_copy_answers_for_a_host_that_dies_and_the_host_comes_back(two_copies):
+    source, events = attach(two_copies, recover_s=30, quorum=1.0)
+    assert [host.teachers for host in two_copies.address.hosts] == [(0, 1, 2, 3)] * 2
+    one = request(1)
+    assert_same_signal(source.ask(one).result(30), local_signal(SLOW, one, range(4)))
+    waiting = [source.ask(request(seed)) for seed in range(2, 6)]
+    time.sleep(0.3)
+    killed = two_copies.address.hosts[0]
+    os.kill(killed.pid, signals.SIGKILL)
+    for seed, pending in zip(range(2, 6), waiting, strict=True):
+        # Every teacher, none twice: the weights are those of all four.
+        assert_same_signal(pending.result(30), local_signal(SLOW, request(seed), range(4)))
+    assert source.counts["hosts_left_out"] == 1
+    assert source.counts["retries"] >= 1
+    assert "shortened_signals" not in source.counts
+    assert events.kinds[0] == "teacher_host_left_out"
+    assert "teachers_asked_elsewhere" in events.kinds
+    until(lambda: source.counts.get("hosts_back") == 1)
+    assert "started again" in events[-1][1]["reason"]
+    assert two_copies.events.kinds == ["host_died", "host_started_again"]
+    both = [source.ask(request(seed)) for seed in range(10, 13)]
+    for seed, pending in zip(range(10, 13), both, strict=True):
+        assert_same_signal(pending.result(30), local_signal(SLOW, request(seed), range(4)))
+    source.close()
+
+
+def test_a_host_that_hangs_is_ended_and_started_again(two_copies):
+    source, events = attach(two_copies, recover_s=30, deadline_s=20, retry_after_s=2)
+    died = two_copies.events.kinds.count("host_died")
+    back = two_copies.events.kinds.count("host_started_again")
+    hung = two_copies.address.hosts[1]
+    os.kill(hung.pid, signals.SIGSTOP)
+    one = request(1)
+    started = time.monotonic()
+    assert_same_signal(source.ask(one).result(30), local_signal(SLOW, one, range(4)))
+    # Not its deadline, but the time after which a copy is asked.
+    assert time.monotonic() - started < 8
+    assert "no answer after 2" in events[0][1]["reason"]
+    until(lambda: two_copies.events.kinds.count("host_died") == died + 1)
+    assert "silent" in two_copies.events[-1][1]["reason"]
+    assert is_gone(hung.pid)
+    until(lambda: two_copies.events.kinds.count("host_started_again") == back + 1)
+    until(lambda: source.counts.get("hosts_back") == 1)
+    source.close()
+
+
+def test_a_request_waits_for_the_only_host_with_its_teachers():
+    events = Events()
+    with start(FOUR, hosts=1, max_deaths=1, on_event=events) as pool:
+        patient, patient_events = attach(pool, recover_s=60, quorum=1.0)
+        short, _ = attach(pool, recover_s=1.0, quorum=1.0)
+        os.kill(pool.address.hosts[0].pid, signals.SIGKILL)
+        one = request(1)
+        waiting, gone = patient.ask(one), short.ask(one)
+        with pytest.raises(TeachersGone, match="0 of 4 teachers"):
+            gone.result(30)
+        assert_same_signal(waiting.result(60), local_signal(FOUR, one, range(4)))
+        assert patient_events.kinds == ["teacher_host_left_out", "teacher_host_back"]
+        assert events.kinds == ["host_died", "host_started_again"]
+        # One death is allowed; the second is the last.
+        os.kill(patient._roster.address.hosts[0].pid, signals.SIGKILL)
+        until(lambda: events.kinds[-1] == "host_given_up")
+        assert "given up at 2" in events[-1][1]["reason"]
+        patient.close()
+        short.close()
+
+
+@pytest.mark.parametrize(
+    "nodes", [("a", "a", "a", "a"), ("a", "a", "b", "b"), ("a", "a", "a", "b")]
+)
+def test_what_comes_to_the_student_is_the_same_through_any_tree(four_trees, nodes):
+    hosts = tuple(
+        dataclasses.replace(host, node=node)
+        for host, node in zip(four_trees.address.hosts, nodes, strict=True)
+    )
+    source = PoolSource(dataclasses.replace(four_trees.address, hosts=hosts))
+    one = request(5, 4)
+    signal = source.ask(one).result(30)
+    assert_same_signal(signal, local_signal(FOUR, one, range(4)))
+    merged = {group for group in nodes if nodes.count(group) > 1} if len(set(nodes)) > 1 else ()
+    per_host = source.edges["hosts"] / 4
+    assert source.edges["nodes"] == pytest.approx(per_host * len(merged), rel=0.3)
+    # One target, whatever the number of hosts and teachers.
+    assert source.edges["student"] < 1.5 * per_host
+    source.close()
+
+
+@pytest.fixture(scope="module")
+def four_trees(local_ray):
+    with start(FOUR, hosts=4) as pool:
+        yield pool
+
+
+def test_a_host_that_is_gone_when_partials_are_merged_is_no_loss(four_trees):
+    source, events = attach(four_trees)
+    one = request(6)
+    first = four_trees.address.hosts[0]
+    # The first two hosts to be asked to merge do not answer in time.
+    with stopped(first.pid):
+        source._roster.open_requests[first.name] = -5
+        waiting = source.ask(one)
+        with pytest.raises(TimeoutError):
+            waiting.result(1.0)
+    signal = waiting.result(60)
+    assert_same_signal(signal, local_signal(FOUR, one, range(4)))
+    assert events == []
+    source.close()
+
+
+def test_a_client_that_closes_gives_its_requests_up(two_copies):
+    source, _ = attach(two_copies)
+    pending = [source.ask(request(seed)) for seed in range(4)]
+    source.close()
+    for waiting in pending:
+        with pytest.raises(RuntimeError, match="cancelled"):
+            waiting.result(5)
+    with pytest.raises(RuntimeError, match="closed"):
+        source.ask(request(1))
+    np.testing.assert_equal(source.bytes_in_flight, 0)
