@@ -135,9 +135,24 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> LoadedModel:
     folder = _existing(folder)
     config = read_config(folder)
     tokens = _read_json(folder / TOKENS)
+    model = described_model(folder, config)
+    source_tokens = _read_json(folder / SOURCE_TOKENS) if model.reads == "text" else None
+    weights = read_weights(folder)
+    check_fit(weights, _state(model), f"{folder / WEIGHTS} does not fit its own {CONFIG}")
+    model.load_state_dict(weights)
+    model.to(device).eval().requires_grad_(False)
+    return LoadedModel(model, tokens, config, _digest(folder, config), source_tokens)
+
+
+def described_model(folder: Path, config: Mapping[str, Any]) -> SequenceModel:
+    """The model that a checkpoint's `config.json` describes, with fresh weights.
+
+    Raises:
+        CheckpointError: it describes none that this version knows.
+    """
     try:
         ids = config["tokens"]
-        model = build_model(
+        return build_model(
             _MODELS.validate_python(config["architecture"]),
             vocabulary_size=ids["vocabulary_size"],
             blank=ids["blank"],
@@ -150,12 +165,6 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> LoadedModel:
             f"{folder / CONFIG} does not describe a model that kd_ray {__version__} knows "
             f"(it was written by {config.get('versions')}): {error!r}"
         ) from error
-    source_tokens = _read_json(folder / SOURCE_TOKENS) if model.reads == "text" else None
-    weights = _read_weights(folder)
-    _check_fit(weights, _state(model), f"{folder / WEIGHTS} does not fit its own {CONFIG}")
-    model.load_state_dict(weights)
-    model.to(device).eval().requires_grad_(False)
-    return LoadedModel(model, tokens, config, _digest(folder, config), source_tokens)
 
 
 def load_encoder(model: SequenceModel, folder: Path) -> None:
@@ -190,10 +199,10 @@ def load_encoder(model: SequenceModel, folder: Path) -> None:
         )
     weights = {
         name.removeprefix("encoder."): value
-        for name, value in _read_weights(folder).items()
+        for name, value in read_weights(folder).items()
         if name.startswith("encoder.")
     }
-    _check_fit(weights, model.encoder.state_dict(), f"the encoder in {folder / WEIGHTS} is broken")
+    check_fit(weights, model.encoder.state_dict(), f"the encoder in {folder / WEIGHTS} is broken")
     model.encoder.load_state_dict(weights)
 
 
@@ -233,8 +242,8 @@ def load_weights(
             + "\n  ".join(differences)
             + "\nGive the model the same settings and tokens, or start from scratch."
         )
-    weights = _read_weights(folder)
-    _check_fit(weights, _state(model), f"{folder / WEIGHTS} does not fit its own {CONFIG}")
+    weights = read_weights(folder)
+    check_fit(weights, _state(model), f"{folder / WEIGHTS} does not fit its own {CONFIG}")
     model.load_state_dict(weights)
 
 
@@ -334,7 +343,12 @@ def _existing(folder: Path) -> Path:
     )
 
 
-def _check_fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
+def check_fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
+    """Refuse weights that lack something, or have another shape or type.
+
+    Raises:
+        CheckpointError: `what`, and the first differences.
+    """
     problems = [f"{name} is missing" for name in wanted if name not in found]
     problems += [f"{name} is not known" for name in found if name not in wanted]
     problems += [
@@ -352,7 +366,12 @@ def _some(names: list[str], separator: str = ", ") -> str:
     return separator.join(names[:_SHOWN]) + (f"{separator}and {rest} more" if rest > 0 else "")
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Weights and buffers by name, on the CPU, backed by a mapping of the file (not copied).
+
+    Raises:
+        CheckpointError: the file is missing, truncated or no safetensors.
+    """
     try:
         return load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
