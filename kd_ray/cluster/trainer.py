@@ -210,11 +210,12 @@ def _start_pool(
     ensure_ray(cpus=max(cpus, os.cpu_count() or 1), dashboard=workers.count > 1)
     folders = read_teacher_list(config.teachers.list, root)
     logger.info("%s: starting %d teacher hosts", config.name, min(hosts, len(folders)))
+    tell: Callable[..., None] = run.event
     pool = TeacherPool.start(
         folders,
         section,
         recognizer=transcriber_spec(config.teachers, root),
-        on_event=run.event,
+        on_event=tell,
     )
     run.event("pool_started", hosts=section.hosts, teachers=len(folders))
     return pool

@@ -6,7 +6,6 @@ import signal as signals
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from doubles import request
 from pool_help import (
@@ -22,6 +21,7 @@ from pool_help import (
 )
 
 from kd_ray.cluster.pool import PoolSource
+from kd_ray.cluster.pool.address import arrays_bytes
 from kd_ray.core.contracts import TeachersGone
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -100,7 +100,7 @@ def test_a_request_waits_for_the_only_host_with_its_teachers():
             gone.result(30)
         assert_same_signal(waiting.result(60), local_signal(FOUR, one, range(4)))
         assert patient_events.kinds == ["teacher_host_left_out", "teacher_host_back"]
-        assert events.kinds == ["host_died", "host_started_again"]
+        until(lambda: events.kinds == ["host_died", "host_started_again"])
         # One death is allowed; the second is the last.
         os.kill(patient._roster.address.hosts[0].pid, signals.SIGKILL)
         until(lambda: events.kinds[-1] == "host_given_up")
@@ -121,11 +121,13 @@ def test_what_comes_to_the_student_is_the_same_through_any_tree(four_trees, node
     one = request(5, 4)
     signal = source.ask(one).result(30)
     assert_same_signal(signal, local_signal(FOUR, one, range(4)))
-    merged = {group for group in nodes if nodes.count(group) > 1} if len(set(nodes)) > 1 else ()
-    per_host = source.edges["hosts"] / 4
-    assert source.edges["nodes"] == pytest.approx(per_host * len(merged), rel=0.3)
-    # One target, whatever the number of hosts and teachers.
-    assert source.edges["student"] < 1.5 * per_host
+    merges = sum(nodes.count(node) > 1 for node in set(nodes)) if len(set(nodes)) > 1 else 0
+    assert (source.edges["nodes"] > 0) == (merges > 0)
+    # One target, whatever the number of hosts, and what is known of four teachers.
+    told = signal.weights_tokens, signal.weights_labels, signal.ctc_errors, signal.decoder_errors
+    labels = arrays_bytes(signal.labels)
+    more = labels + sum(each.nbytes for each in told) + signal.reference_lengths.nbytes
+    assert source.edges["student"] == arrays_bytes(signal.tokens) + more
     source.close()
 
 
@@ -160,4 +162,4 @@ def test_a_client_that_closes_gives_its_requests_up(two_copies):
             waiting.result(5)
     with pytest.raises(RuntimeError, match="closed"):
         source.ask(request(1))
-    np.testing.assert_equal(source.bytes_in_flight, 0)
+    assert source.bytes_in_flight == 0

@@ -155,6 +155,7 @@ class PoolPending(Generic[Answer]):
         try:
             answer = self._future.result(timeout_s)
         except concurrent.futures.CancelledError:
+            self._finish()
             raise RuntimeError("this request was cancelled before") from None
         except TimeoutError:
             if self._future.done():

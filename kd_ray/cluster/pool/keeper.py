@@ -21,7 +21,7 @@ from kd_ray.cluster.pool.address import HostArrival, HostHandle
 from kd_ray.cluster.pool.hosts import HostStarter
 from kd_ray.cluster.pool.roster import HOST_GONE, one_line
 from kd_ray.teachers.answers import OnEvent
-from kd_ray.teachers.policies import (
+from kd_ray.teachers.policies.health import (
     Death,
     GiveUpHost,
     HealthLimits,

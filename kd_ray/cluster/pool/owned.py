@@ -10,7 +10,7 @@ from kd_ray.cluster.pool.hosts import HostStarter, Loader, kill_hosts, load_from
 from kd_ray.cluster.pool.keeper import PoolKeeper
 from kd_ray.config.teachers import PoolSource as PoolSettings
 from kd_ray.teachers.answers import OnEvent
-from kd_ray.teachers.policies import HealthLimits
+from kd_ray.teachers.policies.health import HealthLimits
 from kd_ray.teachers.transcriber import TranscriberSpec
 
 

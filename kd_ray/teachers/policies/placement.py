@@ -134,15 +134,22 @@ def changes(before: Placement, after: Placement) -> Changes:
     return Changes(loads, drops, reason)
 
 
-def deal(num_teachers: int, hosts: int) -> tuple[tuple[int, ...], ...]:
+def deal(num_teachers: int, hosts: int, copies: int = 1) -> tuple[tuple[int, ...], ...]:
     """Which teachers live on which host: dealt like cards, so that numbers differ by at most one.
 
-    Hosts beyond the number of teachers would be empty and are left away.
+    The copies of a teacher go to neighbouring hosts. Hosts beyond the number of copies would be
+    empty and are left away.
     """
-    if num_teachers < 1 or hosts < 1:
-        raise ValueError(f"need teachers and hosts, got {num_teachers} teachers on {hosts} hosts")
-    used = min(hosts, num_teachers)
-    return tuple(tuple(range(host, num_teachers, used)) for host in range(used))
+    if num_teachers < 1 or hosts < 1 or not 1 <= copies <= hosts:
+        raise ValueError(
+            f"need teachers, hosts and from 1 to {hosts} copies, got {num_teachers} teachers, "
+            f"{copies} copies of each, on {hosts} hosts"
+        )
+    used = min(hosts, num_teachers * copies)
+    dealt: list[list[int]] = [[] for _ in range(used)]
+    for card in range(num_teachers * copies):
+        dealt[card % used].append(card // copies)
+    return tuple(tuple(teachers) for teachers in dealt)
 
 
 @dataclass
