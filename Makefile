@@ -14,7 +14,7 @@ export RAY_DEDUP_LOGS := 1
 
 help:
 	@echo "make demo       train teachers, distil students, show what it brought (at most 10 minutes)"
-	@echo "make demo-st    the same for speech translation by imitation (about a quarter of an hour)"
+	@echo "make demo-st    the same for speech translation by imitation (at most 12 minutes)"
 	@echo "make test       everything but slow and gpu tests (at most 10 minutes)"
 	@echo "make test-slow  worker groups, kills, jobs (at most 40 minutes)"
 	@echo "make check      format, lint, strict types, import layers, spelling"
