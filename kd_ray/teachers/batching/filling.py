@@ -48,7 +48,8 @@ class Limits:
     Attributes:
         max_size: utterances.
         max_padded: utterances x longest length, None for any.
-        look_ahead: companions are sought among this many oldest items of each job.
+        look_ahead: companions are sought among this many oldest items of each job (among as many as
+            fit into a pass, if that is more).
         max_passed_over: how often an item may be passed over.
     """
 
@@ -121,7 +122,7 @@ class _Giver(Generic[Key, Payload]):
         limits: Limits,
     ) -> None:
         self._max_passed_over = limits.max_passed_over
-        self._window = slot[: limits.look_ahead]
+        self._window = slot[: max(limits.look_ahead, limits.max_size)]
         self._offers: Iterator[Waiting[Key, Payload]] = iter(
             sorted(self._window, key=lambda waiting: self._preference(waiting, first))
         )
