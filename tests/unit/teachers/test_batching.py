@@ -1,81 +1,12 @@
 import asyncio
-import heapq
-import itertools
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
+from batching_doubles import Batcher, FakeClock, Passes, later, run, settle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd_ray.teachers.batching import Expired, MicroBatcher, WrongCountError
-
-
-class FakeTimer:
-    def __init__(self, callback: Callable[[], None]) -> None:
-        self.callback: Callable[[], None] | None = callback
-
-    def cancel(self) -> None:
-        self.callback = None
-
-
-class FakeClock:
-    def __init__(self) -> None:
-        self.time_s = 0.0
-        self.timers: list[tuple[float, int, FakeTimer]] = []
-        self.numbers = itertools.count()
-
-    def now(self) -> float:
-        return self.time_s
-
-    def call_at(self, when_s: float, callback: Callable[[], None]) -> FakeTimer:
-        timer = FakeTimer(callback)
-        heapq.heappush(self.timers, (when_s, next(self.numbers), timer))
-        return timer
-
-    async def advance(self, seconds: float) -> None:
-        self.time_s += seconds
-        while self.timers and self.timers[0][0] <= self.time_s:
-            timer = heapq.heappop(self.timers)[2]
-            if timer.callback is not None:
-                timer.callback()
-        await settle()
-
-
-async def settle() -> None:
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
-class Passes:
-    """Records passes; each waits until the test opens the gate, and doubles its items."""
-
-    def __init__(self, *, gated: bool = False) -> None:
-        self.seen: list[tuple[str, list[int]]] = []
-        self.gated = gated
-        self.gate = asyncio.Event()
-        self.error: Exception | None = None
-        self.short = False
-
-    async def __call__(self, queue: str, items: Sequence[int]) -> Sequence[int]:
-        self.seen.append((queue, list(items)))
-        if self.gated:
-            await self.gate.wait()
-            self.gate.clear()
-        if self.error is not None:
-            raise self.error
-        return [2 * item for item in items][: -1 if self.short else None]
-
-
-Batcher = MicroBatcher[str, int, int]
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 10))
-
-
-def later(work: Awaitable[int]) -> "asyncio.Task[int]":
-    return asyncio.ensure_future(work)  # type: ignore[return-value]
+from kd_ray.teachers.batching import Expired, MicroBatcher, Ready, WrongCountError
 
 
 def test_what_is_handed_in_together_is_one_pass():
@@ -298,5 +229,112 @@ def test_nothing_is_lost_repeated_or_over_the_limit(work, max_size):
         assert sorted(done) == list(range(len(work)))
         for _, items in passes.seen:
             assert len(items) == 1 or sum(sizes[item] for item in items) <= max_size
+
+    run(test)
+
+
+def test_work_that_waits_for_companions_expires_on_time():
+    async def test() -> None:
+        clock = FakeClock()
+        batcher: Batcher = MicroBatcher(Passes(), max_size=8, clock=clock)
+        late = later(batcher.submit("a", 1, wait_s=100.0, expires_s=1.0))
+        await settle()
+        await clock.advance(0.9)
+        assert not late.done()
+        await clock.advance(0.1)
+        with pytest.raises(Expired, match=r"deadline \(1 units queued\)"):
+            await late
+        assert batcher.idle
+        assert batcher.statistics.expired == 1
+
+    run(test)
+
+
+def test_a_batcher_is_idle_once_all_that_waited_is_cancelled():
+    async def test() -> None:
+        batcher: Batcher = MicroBatcher(Passes(), max_size=8, clock=FakeClock())
+        given_up = later(batcher.submit("a", 1, size=3, wait_s=100.0))
+        await settle()
+        assert (batcher.idle, batcher.depth) == (False, 3)
+        given_up.cancel()
+        await settle()
+        assert (batcher.idle, batcher.depth) == (True, 0)
+        assert await batcher.submit("a", 7) == 14
+
+    run(test)
+
+
+def test_a_caller_that_gets_its_result_finds_an_idle_batcher():
+    async def test() -> None:
+        batcher: Batcher = MicroBatcher(Passes(), max_size=8, clock=FakeClock())
+        for item in range(3):
+            await batcher.submit("a", item)
+            assert batcher.idle
+
+    run(test)
+
+
+@pytest.mark.parametrize(("size", "length"), [(0, 0), (-1, 5), (1, -1)])
+def test_an_item_without_utterances_or_of_negative_length_is_refused(size, length):
+    async def test() -> None:
+        batcher: Batcher = MicroBatcher(Passes(), max_size=8, clock=FakeClock())
+        with pytest.raises(ValueError, match=f"got size {size}, length {length}"):
+            await batcher.submit("a", 1, size=size, length=length)
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"max_padded": 0}, {"look_ahead": 0}, {"max_passed_over": -1}, {"patience_s": -1.0}],
+    ids=lambda limits: next(iter(limits)),
+)
+def test_limits_that_make_no_sense_are_refused_by_name(limits):
+    with pytest.raises(ValueError, match=next(iter(limits))):
+        MicroBatcher(Passes(), max_size=8, **limits)
+
+
+def test_choose_sees_the_ready_queues_and_says_which_runs():
+    seen: list[list[Ready[str]]] = []
+
+    def last(ready: Sequence[Ready[str]]) -> str:
+        seen.append(sorted(ready, key=lambda each: each.key))
+        return seen[-1][-1].key
+
+    async def test() -> None:
+        clock, passes = FakeClock(), Passes()
+        batcher: Batcher = MicroBatcher(passes, max_size=8, choose=last, clock=clock)
+        waiting = [
+            later(batcher.submit(queue, item, size=2, wait_s=wait_s, priority=priority))
+            for item, (queue, wait_s, priority) in enumerate(
+                [("b", 1.0, 0), ("a", 1.0, 0), ("b", 1.0, 5), ("c", 9.0, 9)]
+            )
+        ]
+        await settle()
+        await clock.advance(1.0)
+        assert passes.seen == [("b", [2, 0]), ("a", [1])]
+        first = seen[0]
+        assert [(each.key, each.units, each.oldest_s) for each in first] == [
+            ("a", 2, 1.0),
+            ("b", 4, 1.0),
+        ]
+        assert first[1].rank < first[0].rank
+        await clock.advance(8.0)
+        await asyncio.gather(*waiting)
+        assert seen[-1][0].oldest_s == 9.0
+
+    run(test)
+
+
+def test_a_queue_that_is_not_ready_cannot_be_chosen():
+    async def test() -> None:
+        batcher: Batcher = MicroBatcher(
+            Passes(), max_size=8, choose=lambda ready: "elsewhere", clock=FakeClock()
+        )
+        work = [later(batcher.submit("a", 0)), later(batcher.submit("b", 1, wait_s=9.0))]
+        for error in await asyncio.gather(*work, return_exceptions=True):
+            assert isinstance(error, ValueError)
+            assert "'elsewhere', which is not among the 1 ready ones" in str(error)
+        assert batcher.idle
 
     run(test)
