@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_ray.core.contracts import Generate, Score, TeacherOutput, Written
@@ -127,20 +128,21 @@ def _join_scored(outputs: Sequence[TeacherOutput]) -> TeacherOutput:
     )
 
 
-def fault_of(output: Output) -> str | None:
-    """What is wrong with a teacher's numbers, if anything; padding may hold what it likes."""
+def broken_rows(output: Output) -> NDArray[np.bool_]:
+    """(B,) which utterances' numbers are not finite; padding may hold what it likes."""
     if isinstance(output, Written):
-        bad = ~np.isfinite(output.mean_log_probs)
-        return _not_finite(int(bad.sum()), len(bad)) if bad.any() else None
+        return ~np.isfinite(output.mean_log_probs)
     bad = ~np.isfinite(output.confidence)
     if output.log_probs is not None:
         valid_BU = np.arange(output.log_probs.shape[1]) < output.positions[:, None]
         # The maximum keeps NaN and +inf, and is -inf where no token has any mass.
         bad = bad | (~np.isfinite(output.log_probs.max(axis=-1)) & valid_BU).any(axis=1)
+    return bad
+
+
+def fault_of(output: Output) -> str | None:
+    """What is wrong with a teacher's numbers, if anything."""
+    bad = broken_rows(output)
     if not bad.any():
         return None
-    return _not_finite(int(bad.sum()), len(bad))
-
-
-def _not_finite(bad: int, rows: int) -> str:
-    return f"log-probabilities of {bad} of {rows} utterances were not finite"
+    return f"log-probabilities of {int(bad.sum())} of {len(bad)} utterances were not finite"

@@ -1,0 +1,176 @@
+"""The second level: fused targets, for pools whose per-teacher rows do not fit.
+
+An entry is good for one fusion, one list of teachers in one order, and one row key. It exists only
+where every teacher of the list answered, and only for fusions that look at each utterance by
+itself.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Sequence
+from itertools import count
+
+import numpy as np
+from pydantic import BaseModel
+
+from kd_ray.core.contracts import Fusion
+from kd_ray.core.strategies import FusedTargets
+from kd_ray.core.trust import rules
+from kd_ray.teachers.cache.bounded import BoundedRows, CacheStatistics
+from kd_ray.teachers.cache.fused_rows import FusedRow, cut_fused, fused_bytes
+from kd_ray.teachers.cache.keys import DIGEST_BYTES, asks_tokens
+
+logger = logging.getLogger(__name__)
+
+
+@functools.lru_cache(maxsize=256)
+def fusion_digest(fusion: Fusion) -> bytes:
+    """Of everything that a fusion says: strategy with scale and table, temperature, dtype, ..."""
+    parts = {field.name: getattr(fusion, field.name) for field in dataclasses.fields(fusion)}
+    said = {
+        name: part.model_dump(mode="json") if isinstance(part, BaseModel) else part
+        for name, part in parts.items()
+    }
+    text = json.dumps(said, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()
+
+
+def looks_at_batches(fusion: Fusion, num_teachers: int) -> bool:
+    """Whether an utterance's target depends on the other utterances of its request.
+
+    So it does with trust of scope `batch`, which the published recipe has too. Such targets
+    cannot be kept by the row. Their teachers' own rows can.
+
+    Raises:
+        TrustError: a strategy that cannot be had with so many teachers.
+    """
+    return any(rule.scope == "batch" for rule in rules(fusion, num_teachers))
+
+
+class FusedCache:
+    """Rows of fused targets, the least recently used going first; safe for several threads.
+
+    Where a recogniser transcribes for text teachers, its digest belongs into the list of
+    teachers, behind them: another recogniser makes other targets.
+
+    Args:
+        max_bytes: of all rows, overhead included.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._rows: BoundedRows[int, FusedRow] = BoundedRows(max_bytes, fused_bytes)
+        # Hundreds of digests make a long key: each list of teachers has a number instead.
+        self._pools: dict[tuple[str, ...], int] = {}
+        self._numbers = count()
+        self._told: set[bytes] = set()
+        self._lock = threading.Lock()
+
+    def get_rows(
+        self, fusion: Fusion, teachers: Sequence[str], keys: Sequence[bytes], job: str = ""
+    ) -> list[FusedRow | None]:
+        """The fused row of each key, or None where teachers must be asked.
+
+        Args:
+            fusion: of the request.
+            teachers: digests of the whole pool, in the order that strategies count them.
+            keys: of the request's utterances (`row_keys`).
+            job: who the lookup is counted for.
+        """
+        with self._lock:
+            pool = self._pools.get(tuple(teachers))
+        if pool is None:
+            self._rows.miss(len(keys), job)
+            return [None] * len(keys)
+        digest = fusion_digest(fusion)
+        found = self._rows.get(pool, [digest + key for key in keys], job)
+        return [
+            None if row is None else _narrowed(row, key)
+            for key, row in zip(keys, found, strict=True)
+        ]
+
+    def put_rows(
+        self,
+        fusion: Fusion,
+        teachers: Sequence[str],
+        keys: Sequence[bytes],
+        targets: FusedTargets,
+    ) -> None:
+        """Keep what `finish` made for `keys`; copies.
+
+        Nothing is kept, and the rows are counted as refused, if teachers are missing in the
+        target (`incomplete`) or the fusion looks at whole batches (`batch_scope`); rows that are
+        not finite are left out.
+
+        Raises:
+            ValueError: the targets have another number of rows than there are keys, or more
+                teachers than were named.
+        """
+        rows = len(targets.reference_lengths)
+        if rows != len(keys) or targets.num_teachers > len(teachers):
+            raise ValueError(
+                f"{len(keys)} keys and {len(teachers)} teachers for fused targets of {rows} "
+                f"utterances by {targets.num_teachers} teachers"
+            )
+        if targets.answered != tuple(range(targets.num_teachers)):
+            self._rows.refuse("incomplete", rows)
+            return
+        digest = fusion_digest(fusion)
+        if looks_at_batches(fusion, targets.num_teachers):
+            self._tell(fusion, digest)
+            self._rows.refuse("batch_scope", rows)
+            return
+        pairs = list(zip(keys, cut_fused(targets), strict=True))
+        kept = [(digest + key, row) for key, row in pairs if _finite(row)]
+        self._rows.refuse("not_finite", len(pairs) - len(kept))
+        with self._lock:
+            self._rows.put(self._number(tuple(teachers)), kept)
+
+    def forget_teacher(self, teacher: str) -> int:
+        """Drop all rows that a teacher (digest) has a part in; how many there were."""
+        with self._lock:
+            pools = [(pool, number) for pool, number in self._pools.items() if teacher in pool]
+            for pool, _ in pools:
+                del self._pools[pool]
+            return sum(self._rows.forget(number) for _, number in pools)
+
+    @property
+    def statistics(self) -> CacheStatistics:
+        """Counts and bytes as of now."""
+        return self._rows.statistics
+
+    def _number(self, pool: tuple[str, ...]) -> int:
+        """The number of a list of teachers; lists without rows are cleared away meanwhile."""
+        number = self._pools.get(pool)
+        if number is None:
+            self._pools = {p: n for p, n in self._pools.items() if self._rows.holds(n)}
+            number = self._pools[pool] = next(self._numbers)
+        return number
+
+    def _tell(self, fusion: Fusion, digest: bytes) -> None:
+        with self._lock:
+            news = digest not in self._told
+            self._told.add(digest)
+        if news:
+            logger.info(
+                "fused targets of strategy %r are not cached: its trust is of scope 'batch', so "
+                "an utterance's target depends on the rest of its request; the teachers' own "
+                "rows are cached as ever",
+                fusion.strategy.type,
+            )
+
+
+def _finite(row: FusedRow) -> bool:
+    # The maximum keeps NaN and +inf, and is -inf where no token has any mass.
+    return row.tokens is None or bool(np.isfinite(row.tokens.log_probs.max(axis=-1)).all())
+
+
+def _narrowed(row: FusedRow, key: bytes) -> FusedRow:
+    """Without the distributions that nobody asked for; then their weights are zero, as fused."""
+    if row.tokens is not None and not asks_tokens(key):
+        nothing = np.zeros_like(row.weights_tokens)
+        return dataclasses.replace(row, tokens=None, weights_tokens=nothing)
+    return row
