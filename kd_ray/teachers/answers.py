@@ -52,6 +52,8 @@ class HostAnswer:
     outputs: tuple[TeacherOutput | Written, ...] = ()
     fused: strategies.FusedTargets | None = None
     """In place of `partial`, where the host was asked to finish and could."""
+    known_rows: int = 0
+    """Utterances, of each teacher, that the host's cache answered."""
 
 
 @dataclass(frozen=True)

@@ -11,71 +11,38 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
-from torch import Tensor
 
 from kd_ray.core import strategies
-from kd_ray.core.contracts import (
-    Generate,
-    Labels,
-    Score,
-    TeacherInfo,
-    TeacherOutput,
-    Wanted,
-    Writing,
-    Written,
-)
-from kd_ray.core.written import best_of
+from kd_ray.core.contracts import Generate, Labels, Score, TeacherInfo, Wanted, Writing
 from kd_ray.teachers.answers import Call, HostAnswer, check_request, merge_partials
-from kd_ray.teachers.batching import BatchStatistics, Clock, LoopClock, MicroBatcher
+from kd_ray.teachers.batching import BatchStatistics, Clock, LoopClock, MicroBatcher, Ready
+from kd_ray.teachers.batching.statistics import JobStatistics
+from kd_ray.teachers.cache import CacheStatistics, Found, OutputCache, find, needed, row_keys
+from kd_ray.teachers.cache.assemble import take_request
+from kd_ray.teachers.concluding import Done, conclude, finish_partials
 from kd_ray.teachers.readers import Inputs, Reader
-from kd_ray.teachers.rows import (
-    Output,
-    Work,
-    fault_of,
-    join_rows,
-    pad_together,
-    split_request,
-    take_rows,
-)
+from kd_ray.teachers.residency import LoadFailed, ResidencyStatus
+from kd_ray.teachers.residents import AllLoaded, Residents, ScoringTeacher
+from kd_ray.teachers.rows import Output, Work, fault_of, join_rows, pad_together, take_rows
+from kd_ray.teachers.sweep import Ready as Waiting
+from kd_ray.teachers.sweep import Sweep
 from kd_ray.teachers.transcriber import Transcriber
+
+__all__ = ["EVERYBODY", "HostStatus", "NotHere", "ScoringTeacher", "TeacherHost"]
 
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
+EVERYBODY = Call()
+"""All teachers of the host, by their own numbers."""
 
-class ScoringTeacher(Protocol):
-    """What a host takes for granted about a teacher (`kd_ray.teachers.teacher.Teacher`)."""
 
-    @property
-    def info(self) -> TeacherInfo:
-        """Who it is."""
-        ...
-
-    @property
-    def reader(self) -> Reader:
-        """Makes its inputs of a request."""
-        ...
-
-    def score(
-        self,
-        inputs: Tensor,
-        lengths: Tensor,
-        prefix: Labels,
-        references: Labels | None,
-        wanted: frozenset[Wanted],
-    ) -> TeacherOutput:
-        """Score a batch of padded inputs, as its reader makes them, with `lengths` (B,)."""
-        ...
-
-    def generate(
-        self, inputs: Tensor, lengths: Tensor, prefix: Labels, writing: Writing
-    ) -> Written:
-        """Write a string for each row, beginning with its row of `prefix`."""
-        ...
+class NotHere(LookupError):
+    """A request named teachers that do not live on the host."""
 
 
 class _Scoring(NamedTuple):
@@ -94,20 +61,28 @@ class _Queue(NamedTuple):
     """Set where requests are never mixed."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Done:
-    """A teacher's output for one piece of work, and its share of the pass's seconds."""
+class _Known(NamedTuple):
+    """What the cache knows of a request."""
 
-    output: Output
-    seconds: float
+    found: Mapping[int, Found]
+    """By teacher."""
+    keys: Mapping[str, tuple[bytes, ...]]
+    """Of the rows, by what teachers read; empty without a cache."""
+    made: tuple[int, ...]
+    """Rows that some teacher must be asked about."""
 
 
-EVERYBODY = Call()
-"""All teachers of the host, by their own numbers."""
+class _Open(NamedTuple):
+    """A request that is being answered."""
 
-
-class NotHere(LookupError):
-    """A request named teachers that do not live on the host."""
+    request: Score | Generate
+    call: Call
+    known: _Known
+    inputs: Mapping[str, Inputs]
+    """Of the rows that must be asked about, by digest of the front end."""
+    number: int
+    wait_s: float
+    expires_s: float
 
 
 @dataclass(frozen=True)
@@ -119,6 +94,12 @@ class HostStatus:
     open_requests: int
     queued_utterances: int
     batches: BatchStatistics
+    jobs: Mapping[str, JobStatistics]
+    """What was done for each job."""
+    cache: CacheStatistics | None
+    """None: nothing is remembered."""
+    residency: ResidencyStatus | None
+    """None: all teachers are always loaded."""
 
 
 class TeacherHost:
@@ -126,59 +107,74 @@ class TeacherHost:
 
     Inputs are made once per request and distinct front end; utterances of several requests
     share a teacher's forward pass; passes run one at a time on a thread of their own, so that the
-    event loop stays free. A teacher that answers with a number that is not finite is quarantined.
+    event loop stays free. A teacher that answers with a number that is not finite, or that cannot
+    be loaded, is quarantined.
 
     Args:
-        teachers: resident here.
-        indices: their numbers in the pool; default 0, 1, ...
-        num_teachers: of the whole pool; default `len(teachers)`.
+        teachers: that live here; those of a sequence are numbered 0, 1, ... or by `indices`.
+        indices: numbers in the pool of a sequence of teachers.
+        num_teachers: of the whole pool; default: as many as live here.
         batching: `per_request` never mixes requests, so that answers repeat bit for bit.
         max_batch_utterances: of one forward pass; larger requests are split.
+        max_batch_frames: padded area of one forward pass, utterances times the longest (frames,
+            or source tokens of text teachers); None: any.
         batch_wait_ms: longest wait for companions; none while the host is idle.
+        cache_bytes: for teachers' outputs, so that nothing is computed twice; 0: none.
+        window: requests that may still join the visit of a teacher, where teachers take turns.
         transcriber: writes what text teachers read, where a request carries no texts.
         clock: of the micro-batcher.
     """
 
     def __init__(
         self,
-        teachers: Sequence[ScoringTeacher],
+        teachers: Residents | Sequence[ScoringTeacher],
         *,
         indices: Sequence[int] | None = None,
         num_teachers: int | None = None,
         batching: Literal["per_request", "timed"] = "timed",
         max_batch_utterances: int = 32,
+        max_batch_frames: int | None = None,
         batch_wait_ms: float = 2.0,
+        cache_bytes: int = 0,
+        window: int = 8,
         transcriber: Transcriber | None = None,
         clock: Clock | None = None,
     ) -> None:
-        if not teachers:
+        self._residents = (
+            AllLoaded(teachers, indices) if isinstance(teachers, Sequence) else teachers
+        )
+        self._infos = dict(self._residents.infos)
+        if not self._infos:
             raise ValueError("a host needs at least one teacher")
-        numbers = range(len(teachers)) if indices is None else indices
-        self._teachers = dict(zip(numbers, teachers, strict=True))
-        self._num_teachers = len(teachers) if num_teachers is None else num_teachers
+        self._num_teachers = len(self._infos) if num_teachers is None else num_teachers
         self._mix = batching == "timed"
         self._max_utterances = max_batch_utterances
         self._wait_s = batch_wait_ms / 1000 if self._mix else 0.0
         self._clock: Clock = clock or LoopClock()
-        self._readers = {teacher.info.front_end_digest: teacher.reader for teacher in teachers}
+        self._readers: dict[str, Reader] = {}
         self._transcriber = transcriber
+        self._cache = OutputCache(cache_bytes) if cache_bytes else None
         self._quarantined: dict[int, str] = {}
-        self._batcher: MicroBatcher[_Queue, Work, _Done | None] = MicroBatcher(
-            self._pass, max_size=max_batch_utterances, clock=self._clock
+        # The order of visits counts pieces of work, of which a request makes one per teacher.
+        self._sweep = Sweep(window * len(self._infos)) if self._residents.in_turns else None
+        self._batcher: MicroBatcher[_Queue, Work, Done | None] = MicroBatcher(
+            self._pass,
+            max_size=max_batch_utterances,
+            max_padded=max_batch_frames,
+            choose=None if self._sweep is None else self._choose,
+            clock=self._clock,
         )
         # Passes have a thread to themselves; features and fusing of other requests go beside.
         self._passes = ThreadPoolExecutor(1, thread_name_prefix="teacher-pass")
         self._helper = ThreadPoolExecutor(1, thread_name_prefix="teacher-helper")
         self._open_requests = 0
         self._requests = 0
+        self._pieces = 0
 
     @property
     def infos(self) -> tuple[TeacherInfo, ...]:
         """The teachers that live here, numbered as in the pool."""
-        return tuple(
-            dataclasses.replace(teacher.info, index=index)
-            for index, teacher in self._teachers.items()
-        )
+        return tuple(dataclasses.replace(info, index=index) for index, info in self._infos.items())
 
     @property
     def recognizer(self) -> TeacherInfo | None:
@@ -189,11 +185,14 @@ class TeacherHost:
     def status(self) -> HostStatus:
         """Queue and counters."""
         return HostStatus(
-            teachers=tuple(self._teachers),
+            teachers=tuple(self._infos),
             quarantined=dict(self._quarantined),
             open_requests=self._open_requests,
             queued_utterances=self._batcher.depth,
             batches=self._batcher.statistics,
+            jobs=self._batcher.statistics_by_job,
+            cache=None if self._cache is None else self._cache.statistics,
+            residency=self._residents.status,
         )
 
     async def answer(self, request: Score | Generate, call: Call = EVERYBODY) -> HostAnswer:
@@ -204,31 +203,39 @@ class TeacherHost:
             call: which teachers, and for whom.
 
         Raises:
+            NotHere: a teacher that was asked for does not live here.
             Expired: the request's deadline passed before its turn came.
             Exception: whatever a teacher raised; all requests of its pass get the same error.
         """
-        check_request(request, call.num_teachers or self._num_teachers)
+        num_teachers = call.num_teachers or self._num_teachers
+        check_request(request, num_teachers)
+        numbers = self._numbers(request, call)
         expires_s = self._clock.now() + request.deadline_s
         self._requests += 1
         number = self._requests
         self._open_requests += 1
+        self._batcher.set_weight(call.job, call.weight)
         try:
-            numbers = self._numbers(request, call)
             asked = [index for index in numbers if index not in self._quarantined]
             texts, transcription_s = await self._texts(request, asked)
-            inputs = await self._inputs(request, texts, asked)
+            if texts is not None:
+                request = dataclasses.replace(request, texts=texts)
+            known = await self._look_up(request, call.job, asked)
+            inputs = await self._inputs(request, known)
             # The first request at an idle host waits for nobody, with any of its teachers.
             wait_s = 0.0 if self._batcher.idle else self._wait_s
-            done = await _gather(
-                [
-                    self._ask_teacher(index, request, inputs, number, wait_s, expires_s)
-                    for index in asked
-                ]
-            )
-            conclude = self._conclude
+            opened = _Open(request, call, known, inputs, number, wait_s, expires_s)
+            answers = await _gather([self._ask_teacher(index, opened) for index in asked])
             return await _run_in(
-                self._helper, conclude, request, call, numbers, done, transcription_s
-            )
+                self._helper,
+                lambda: conclude(
+                    request, call, numbers,
+                    [done for done in answers if done is not None],
+                    num_teachers=num_teachers,
+                    quarantined=dict(self._quarantined),
+                    transcription_s=transcription_s,
+                ),
+            )  # fmt: skip
         finally:
             self._open_requests -= 1
 
@@ -238,18 +245,11 @@ class TeacherHost:
 
     async def finish(self, partials: Sequence[strategies.Partial]) -> strategies.FusedTargets:
         """The target of what several hosts made of one request."""
-        return await _run_in(self._helper, _finish, partials)
+        return await _run_in(self._helper, finish_partials, partials)
 
-    def _numbers(self, request: Score | Generate, call: Call) -> dict[int, int]:
-        """The teachers to ask, and what the asking job calls them."""
-        asked = tuple(self._teachers) if call.teachers is None else call.teachers
-        numbers = dict(zip(asked, call.numbers or asked, strict=True))
-        absent = [index for index in asked if index not in self._teachers]
-        if absent:
-            raise NotHere(f"teachers {absent} do not live on this host, but {list(self._teachers)}")
-        if isinstance(request, Generate) and request.teacher is not None:
-            return {index: called for index, called in numbers.items() if called == request.teacher}
-        return numbers
+    def forget_job(self, job: str) -> None:
+        """A job has gone; what was done for it is counted among the gone."""
+        self._batcher.forget(job)
 
     async def close(self) -> None:
         """Give up open requests and stop the threads."""
@@ -257,11 +257,22 @@ class TeacherHost:
         self._passes.shutdown(wait=True, cancel_futures=True)
         self._helper.shutdown(wait=True, cancel_futures=True)
 
+    def _numbers(self, request: Score | Generate, call: Call) -> dict[int, int]:
+        """The teachers to ask, and what the asking job calls them."""
+        asked = tuple(self._infos) if call.teachers is None else call.teachers
+        absent = [index for index in asked if index not in self._infos]
+        if absent:
+            raise NotHere(f"teachers {absent} do not live on this host, but {list(self._infos)}")
+        numbers = dict(zip(asked, call.numbers or asked, strict=True))
+        if isinstance(request, Generate) and request.teacher is not None:
+            return {index: called for index, called in numbers.items() if called == request.teacher}
+        return numbers
+
     async def _texts(
         self, request: Score | Generate, asked: Sequence[int]
     ) -> tuple[tuple[str, ...] | None, float]:
         """What text teachers read, and the seconds that it took to hear it."""
-        reading = any(self._teachers[index].reader.reads == "text" for index in asked)
+        reading = any(self._infos[index].reads == "text" for index in asked)
         if request.texts is not None or self._transcriber is None or not reading:
             return request.texts, 0.0
         return await _run_in(self._passes, self._transcribe, self._transcriber, request)
@@ -274,148 +285,154 @@ class TeacherHost:
         texts = transcriber(request.utterance_ids, waveforms, request.view, self._max_utterances)
         return texts, time.perf_counter() - started
 
-    async def _inputs(
-        self, request: Score | Generate, texts: tuple[str, ...] | None, asked: Sequence[int]
-    ) -> dict[str, Inputs]:
-        """What teachers read, by digest, each made once."""
-        waveforms = request.audio.waveforms() if len(request.audio.lengths) else []
-        digests = {self._teachers[index].info.front_end_digest for index in asked}
-        return {
-            digest: await _run_in(self._helper, self._readers[digest], waveforms, texts)
-            for digest in sorted(digests)
-        }
+    async def _look_up(self, request: Score | Generate, job: str, asked: Sequence[int]) -> _Known:
+        """What the cache knows of each teacher's answer."""
+        if self._cache is None:
+            rows = len(request.utterance_ids)
+            return _Known(dict.fromkeys(asked, Found((None,) * rows)), {}, tuple(range(rows)))
+        return await _run_in(self._helper, self._find, self._cache, request, job, asked)
 
-    async def _ask_teacher(
-        self,
-        index: int,
-        request: Score | Generate,
-        inputs: Mapping[str, Inputs],
-        number: int,
-        wait_s: float,
-        expires_s: float,
-    ) -> _Done | None:
-        """One teacher's output for the whole request; None if it had to be quarantined."""
+    def _find(
+        self, cache: OutputCache, request: Score | Generate, job: str, asked: Sequence[int]
+    ) -> _Known:
+        found = {}
+        keys: dict[str, tuple[bytes, ...]] = {}
+        for index in asked:
+            info = self._infos[index]
+            if info.reads not in keys:
+                keys[info.reads] = row_keys(request, info.reads)
+            found[index] = find(info.digest, request, keys[info.reads], memory=cache, job=job)
+        return _Known(found, keys, needed(found.values()))
+
+    async def _inputs(self, request: Score | Generate, known: _Known) -> dict[str, Inputs]:
+        """What teachers read of the rows that they must be asked about, each made once."""
+        asked = [index for index, each in known.found.items() if each.missing]
+        if not asked:
+            return {}
+        part = take_request(request, known.made)
+        waveforms = part.audio.waveforms() if len(part.audio.lengths) else []
+        inputs = {}
+        for index in asked:
+            digest = self._infos[index].front_end_digest
+            if digest not in inputs:
+                reader = await self._reader(digest, index)
+                inputs[digest] = await _run_in(self._helper, reader, waveforms, part.texts)
+        return inputs
+
+    async def _reader(self, digest: str, index: int) -> Reader:
+        """What makes the inputs of this digest; a teacher has it."""
+        if digest not in self._readers:
+            self._readers[digest] = await _run_in(self._passes, self._reader_of, index)
+        return self._readers[digest]
+
+    def _reader_of(self, index: int) -> Reader:
+        with self._residents.use(index) as teacher:
+            return teacher.reader
+
+    async def _ask_teacher(self, index: int, opened: _Open) -> Done | None:
+        """One teacher's output for the whole request; None if it could not be had."""
+        request, info, found = opened.request, self._infos[index], opened.known.found[index]
+        cached = len(found.rows) - len(found.missing)
+        if not found.missing:
+            return Done(found.whole(None, index), 0.0, cached)
         task: _Scoring | Writing
         if isinstance(request, Generate):
             task = request.writing
         else:
             task = _Scoring(request.wanted, request.references is not None)
-        queue = _Queue(index, task, None if self._mix else number)
+        queue = _Queue(index, task, None if self._mix else opened.number)
+        inputs = opened.inputs[info.front_end_digest]
+        works = found.works(request, inputs, opened.known.made, self._max_utterances)
+        self._pieces += len(works)
         pieces = await _gather(
             [
                 self._batcher.submit(
                     queue,
                     work,
                     size=work.size,
-                    wait_s=wait_s,
-                    expires_s=expires_s,
+                    length=int(work.lengths.max()),
+                    job=opened.call.job,
+                    wait_s=opened.wait_s,
+                    expires_s=opened.expires_s,
                     priority=request.priority,
                 )
-                for work in split_request(
-                    request,
-                    inputs[self._teachers[index].info.front_end_digest],
-                    self._max_utterances,
-                )
+                for work in works
             ]
         )
         whole = [piece for piece in pieces if piece is not None]
         if len(whole) < len(pieces):
             return None
-        return _Done(
-            join_rows([piece.output for piece in whole]), sum(piece.seconds for piece in whole)
-        )
+        fresh = join_rows([piece.output for piece in whole])
+        if self._cache is not None:
+            keys = opened.known.keys[info.reads]
+            self._cache.put_rows(info.digest, [keys[row] for row in found.missing], fresh)
+        seconds = sum(piece.seconds for piece in whole)
+        return Done(found.whole(fresh, index), seconds, cached)
 
-    async def _pass(self, queue: _Queue, works: Sequence[Work]) -> Sequence[_Done | None]:
+    def _choose(self, ready: Sequence[Ready[_Queue]]) -> _Queue:
+        """Where teachers take turns: the queue of the teacher whose turn it is."""
+        assert self._sweep is not None
+        waiting = [
+            Waiting(each.key.teacher, each.rank.arrived, -each.rank.below, each.oldest_s)
+            for each in ready
+        ]
+        visit = self._sweep.next(waiting, self._pieces)
+        assert visit is not None, "there is at least one ready queue"
+        mine = [each for each in ready if each.key.teacher == visit.teacher]
+        return min(mine, key=lambda each: each.rank).key
+
+    async def _pass(self, queue: _Queue, works: Sequence[Work]) -> Sequence[Done | None]:
         """One forward pass of one teacher over the work of several requests."""
         if queue.teacher in self._quarantined:
             return [None] * len(works)
-        output, seconds = await _run_in(self._passes, self._forward, queue, works)
+        try:
+            output, seconds = await _run_in(self._passes, self._forward, queue, works)
+        except LoadFailed as error:
+            if error.final:
+                self._quarantine(queue.teacher, error.reason)
+            return [None] * len(works)
         fault = fault_of(output)
         if fault is not None:
-            name = self._teachers[queue.teacher].info.name
-            logger.warning("teacher %s is quarantined on this host: %s", name, fault)
-            self._quarantined[queue.teacher] = fault
+            self._quarantine(queue.teacher, fault)
             return [None] * len(works)
         size = sum(work.size for work in works)
         ends = np.cumsum([work.size for work in works])
         return [
-            _Done(take_rows(output, int(end) - work.size, int(end)), seconds * work.size / size)
+            Done(take_rows(output, int(end) - work.size, int(end)), seconds * work.size / size)
             for work, end in zip(works, ends, strict=True)
         ]
+
+    def _quarantine(self, index: int, reason: str) -> None:
+        name = self._infos[index].name
+        logger.warning("teacher %s is quarantined on this host: %s", name, reason)
+        self._quarantined[index] = reason
+        if self._cache is not None:
+            self._cache.forget_teacher(self._infos[index].digest)
 
     def _forward(self, queue: _Queue, works: Sequence[Work]) -> tuple[Output, float]:
         """Run the teacher; its output is checked for size and numbered as in the pool."""
         started = time.perf_counter()
-        teacher = self._teachers[queue.teacher]
         inputs, lengths = pad_together(works)
         prefix = Labels.of([string for work in works for string in work.prefix])
         output: Output
-        if isinstance(queue.task, Writing):
-            written = teacher.generate(inputs, lengths, prefix, queue.task)
-            rows = len(written.teachers)
-            output = dataclasses.replace(written, teachers=np.full(rows, queue.teacher))
-        else:
-            references = None
-            if queue.task.with_references:
-                strings = [string for work in works for string in work.references or ()]
-                references = Labels.of(strings)
-            scored = teacher.score(inputs, lengths, prefix, references, queue.task.wanted)
-            rows = len(scored.positions)
-            output = dataclasses.replace(scored, teacher=queue.teacher)
+        with self._residents.use(queue.teacher) as teacher:
+            if isinstance(queue.task, Writing):
+                written = teacher.generate(inputs, lengths, prefix, queue.task)
+                rows = len(written.teachers)
+                output = dataclasses.replace(written, teachers=np.full(rows, queue.teacher))
+            else:
+                references = None
+                if queue.task.with_references:
+                    strings = [string for work in works for string in work.references or ()]
+                    references = Labels.of(strings)
+                scored = teacher.score(inputs, lengths, prefix, references, queue.task.wanted)
+                rows = len(scored.positions)
+                output = dataclasses.replace(scored, teacher=queue.teacher)
         if rows != len(lengths):
             raise RuntimeError(
                 f"teacher {teacher.info.name} answered {rows} utterances of {len(lengths)}"
             )
         return output, time.perf_counter() - started
-
-    def _conclude(
-        self,
-        request: Score | Generate,
-        call: Call,
-        numbers: Mapping[int, int],
-        done: Sequence[_Done | None],
-        transcription_s: float,
-    ) -> HostAnswer:
-        """Fuse the outputs of this host's teachers, numbered as the asking job does."""
-        present = [one for one in done if one is not None]
-        outputs = [_renumbered(one.output, numbers) for one in present]
-        scored = tuple(each for each in outputs if isinstance(each, TeacherOutput))
-        written = tuple(each for each in outputs if isinstance(each, Written))
-        partial: strategies.Partial | Written | None = None
-        fused: strategies.FusedTargets | None = None
-        if isinstance(request, Score) and scored:
-            total = self._num_teachers if call.num_teachers is None else call.num_teachers
-            partial = local = strategies.local(scored, request.fusion, total)
-            if call.finish and len(scored) == len(numbers):
-                partial, fused = None, strategies.finish(local)
-        elif written:
-            partial = best_of(written)
-        return HostAnswer(
-            partial=partial,
-            answered=(
-                *(output.teacher for output in scored),
-                *(int(output.teachers[0]) for output in written),
-            ),
-            quarantined={
-                called: self._quarantined[index]
-                for index, called in numbers.items()
-                if index in self._quarantined
-            },
-            teacher_s=transcription_s + sum(one.seconds for one in present),
-            outputs=tuple(outputs) if request.per_teacher else (),
-            fused=fused,
-        )
-
-
-def _renumbered(output: Output, numbers: Mapping[int, int]) -> Output:
-    if isinstance(output, TeacherOutput):
-        return dataclasses.replace(output, teacher=numbers[output.teacher])
-    called = np.array([numbers[index] for index in output.teachers.tolist()], dtype=np.int64)
-    return dataclasses.replace(output, teachers=called)
-
-
-def _finish(partials: Sequence[strategies.Partial]) -> strategies.FusedTargets:
-    return strategies.finish(merge_partials(partials))
 
 
 async def _run_in(

@@ -1,0 +1,85 @@
+"""From the outputs of a host's teachers to its answer."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kd_ray.core import strategies
+from kd_ray.core.contracts import Generate, Score, TeacherOutput, Written
+from kd_ray.core.written import best_of
+from kd_ray.teachers.answers import Call, HostAnswer, merge_partials
+from kd_ray.teachers.rows import Output
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """A teacher's output for a request or a piece of it, and what it cost.
+
+    `seconds`: its share of the passes. `known`: utterances that were in the cache.
+    """
+
+    output: Output
+    seconds: float
+    known: int = 0
+
+
+def conclude(
+    request: Score | Generate,
+    call: Call,
+    numbers: Mapping[int, int],
+    done: Sequence[Done],
+    *,
+    num_teachers: int,
+    quarantined: Mapping[int, str],
+    transcription_s: float = 0.0,
+) -> HostAnswer:
+    """Fuse what a host's teachers said, numbered as the asking job does.
+
+    Args:
+        request: as it came.
+        call: how it came.
+        numbers: the teachers that were asked, by index in the pool, and what the job calls them.
+        done: what those said that answered.
+        num_teachers: of the job.
+        quarantined: teachers of the host that are no longer asked, by index in the pool.
+        transcription_s: what it took to hear the text that they read.
+    """
+    outputs = [_renumbered(each.output, numbers) for each in done]
+    scored = tuple(each for each in outputs if isinstance(each, TeacherOutput))
+    written = tuple(each for each in outputs if isinstance(each, Written))
+    partial: strategies.Partial | Written | None = None
+    fused: strategies.FusedTargets | None = None
+    if isinstance(request, Score) and scored:
+        partial = local = strategies.local(scored, request.fusion, num_teachers)
+        if call.finish and len(scored) == len(numbers):
+            partial, fused = None, strategies.finish(local)
+    elif written:
+        partial = best_of(written)
+    return HostAnswer(
+        partial=partial,
+        answered=(
+            *(output.teacher for output in scored),
+            *(int(output.teachers[0]) for output in written),
+        ),
+        quarantined={
+            called: quarantined[index] for index, called in numbers.items() if index in quarantined
+        },
+        teacher_s=transcription_s + sum(each.seconds for each in done),
+        outputs=tuple(outputs) if request.per_teacher else (),
+        fused=fused,
+        known_rows=sum(each.known for each in done),
+    )
+
+
+def finish_partials(partials: Sequence[strategies.Partial]) -> strategies.FusedTargets:
+    """The target of what several hosts made of one request."""
+    return strategies.finish(merge_partials(partials))
+
+
+def _renumbered(output: Output, numbers: Mapping[int, int]) -> Output:
+    if isinstance(output, TeacherOutput):
+        return dataclasses.replace(output, teacher=numbers[output.teacher])
+    called = np.array([numbers[index] for index in output.teachers.tolist()], dtype=np.int64)
+    return dataclasses.replace(output, teachers=called)
