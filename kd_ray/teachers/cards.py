@@ -30,6 +30,7 @@ from kd_ray.speech.features import LogMelExtractor
 from kd_ray.speech.tokens import Tokens
 from kd_ray.teachers.teacher import info_of
 
+
 @dataclass(frozen=True)
 class TeacherCard:
     """A teacher that may be loaded; `info.index` is its number in the pool."""
