@@ -35,7 +35,7 @@ def steady(queued, seconds=20, **settings):
         ([*steady([3, 3]), sample(21, [1, 1])], Stay, "between"),
         (steady([0.5, 0.5], missed=1), Grow(1, ""), "11 deadlines missed"),
         (steady([0, 0], missed=1), Stay, "11 deadlines missed"),
-        (steady([0.05, 0.1, 0]), Shrink(("h2",), ""), "2 hosts would have at most 0.07 s"),
+        (steady([0.06, 0.1, 0]), Shrink(("h2",), ""), "2 hosts would have at most 0.08 s"),
         (steady([0.15]), Stay, "the fewest while jobs run"),
         (steady([0.3, 0.1]), Stay, "between"),
         (steady([0, 0], 299, jobs=0), Shrink(("h0",), ""), "1 hosts would have"),
