@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 _GIB = 1 << 30
+_ALL = 1 << 40
 _HAIR = 1e-9
 """Levels closer than this are equal: a move must gain more than rounding."""
 
@@ -166,6 +167,8 @@ class _Board:
     levels: dict[str, float] = field(init=False)
     used: dict[str, int] = field(init=False)
     """Bytes."""
+    busy: dict[str, int] = field(init=False)
+    """Work, in 2**-40 of all."""
 
     def __post_init__(self) -> None:
         self.rooms = {host.name: host for host in self.hosts}
@@ -173,8 +176,14 @@ class _Board:
         self.held = {name: set() for name in self.rooms}
         self.levels = dict.fromkeys(self.rooms, 0.0)
         self.used = dict.fromkeys(self.rooms, 0)
+        self.busy = dict.fromkeys(self.rooms, 0)
         self._bytes = sum(size * self.wanted[teacher] for teacher, size in self.sizes.items())
-        self._work = math.fsum(self.work[teacher] for teacher in sorted(self.sizes))
+        # Whole numbers: the same teachers give the same level, in whatever order they came.
+        everything = math.fsum(self.work.values())
+        self._units = {
+            teacher: round(work / everything / self.wanted[teacher] * _ALL) if everything else 0
+            for teacher, work in self.work.items()
+        }
         self._memory = sum(host.memory_bytes for host in self.hosts)
         self._compute = math.fsum(host.compute for host in self.hosts)
 
@@ -183,6 +192,7 @@ class _Board:
         self.where[teacher].add(name)
         self.held[name].add(teacher)
         self.used[name] += self.sizes[teacher]
+        self.busy[name] += self._units[teacher]
         self.levels[name] = self._level(name)
 
     def take(self, teacher: int, name: str) -> None:
@@ -190,19 +200,14 @@ class _Board:
         self.where[teacher].remove(name)
         self.held[name].remove(teacher)
         self.used[name] -= self.sizes[teacher]
+        self.busy[name] -= self._units[teacher]
         self.levels[name] = self._level(name)
 
     def weight(self, teacher: int, host: HostRoom | None = None) -> float:
         """What a copy adds to the level of a host; None: of the average host."""
         memory = self._memory / len(self.hosts) if host is None else host.memory_bytes
         compute = self._compute / len(self.hosts) if host is None else host.compute
-        share = 0.0
-        if self._bytes:
-            share += self.sizes[teacher] / self._bytes * self._memory / memory
-        if self._work:
-            own = self.work[teacher] / self.wanted[teacher]
-            share += own / self._work * self._compute / compute
-        return share / 2
+        return self._share(self.sizes[teacher], self._units[teacher], memory, compute)
 
     def best_host(self, teacher: int) -> str:
         """Where the next copy goes: it fits, its node has none yet, the level stays lowest."""
@@ -288,8 +293,12 @@ class _Board:
         )
 
     def _level(self, name: str) -> float:
-        # fsum: the same teachers give the same level, in whatever order they came.
-        return math.fsum(self.weight(teacher, self.rooms[name]) for teacher in self.held[name])
+        room = self.rooms[name]
+        return self._share(self.used[name], self.busy[name], room.memory_bytes, room.compute)
+
+    def _share(self, size: int, units: int, memory: float, compute: float) -> float:
+        by_bytes = size / max(1, self._bytes) * self._memory / memory
+        return (by_bytes + units / _ALL * self._compute / compute) / 2
 
     def _excess(self, name: str, more: int = 0) -> int:
         """Bytes that do not fit."""
