@@ -11,13 +11,12 @@ import torch
 from kd_ray.config.commands import DistillConfig, TrainConfig
 from kd_ray.config.data import AudioChecks
 from kd_ray.config.model import GlobalNormalizer, TextToText
-from kd_ray.config.strategies import Strategy, Trust
+from kd_ray.config.strategies import Strategy
 from kd_ray.config.teachers import PoolSource
 from kd_ray.core.contracts import Reporter, TeacherSource
 from kd_ray.core.handshake import StudentNeeds, handshake
 from kd_ray.core.schedules import Progress as HowFar
 from kd_ray.core.schedules import Schedule, alpha_at
-from kd_ray.core.trust import check_trust_on_rollouts
 from kd_ray.evaluation.run_folder import RunFolder, RunFolderError
 from kd_ray.evaluation.system import resolve_checkpoint
 from kd_ray.evaluation.token_file import token_file
@@ -39,7 +38,7 @@ from kd_ray.students.loop import Progress, Student
 from kd_ray.students.optim import build_optimizer
 from kd_ray.students.pipeline import Pipeline, Update
 from kd_ray.students.replay import dump_update
-from kd_ray.students.requests import build_request, fusion_of, resolve_strategy
+from kd_ray.students.requests import build_request, fusion_of, strategy_of
 from kd_ray.students.rollout_memory import gather_in_flight, in_flight_from_json
 from kd_ray.students.rollouts import build_planner, remembered
 from kd_ray.students.signal_statistics import SignalStatistics
@@ -205,7 +204,7 @@ def build_student(
     if source is not None:
         handshake(student_needs(tokens, distills), source.describe())
         if distills is not None:
-            strategy = _strategy(distills, source, root)
+            strategy = strategy_of(distills, source.describe().teachers, root)
     splits = build_data(config, root, inventories)
     torch.manual_seed(training.seed)
     model = new_model(config, inventories)
@@ -336,7 +335,7 @@ def build_student(
         reporter=reporter,
         training=training,
         num_teachers=len(source.describe().teachers) if source is not None else 0,
-        trust=_trust(config),
+        trust=getattr(strategy, "trust", "ctc_greedy"),
         signal_timeout_s=deadline_s + 30.0,
         alpha=_alpha_schedule(config, total_updates),
         save_best=save_best,
@@ -357,20 +356,6 @@ def _validation(
     if max_batch_s is not None:
         max_batch_s *= 2 / training.accumulation
     return Validation(valid, 2 * batches.batch_size, device, training.select_by, max_batch_s)
-
-
-def _strategy(config: DistillConfig, source: TeacherSource, root: Path) -> Strategy:
-    """The strategy with its table, checked for what it would trust on the student's prefixes."""
-    teachers = source.describe().teachers
-    strategy = resolve_strategy(config.teachers.strategy, [each.digest for each in teachers], root)
-    if config.distillation.selector.type != "never":
-        check_trust_on_rollouts(
-            strategy,
-            num_teachers=len(teachers),
-            labels=all(each.has_ctc for each in teachers),
-            speech=all(each.reads == "speech" for each in teachers),
-        )
-    return strategy
 
 
 def _digests(source: TeacherSource) -> list[str]:
@@ -420,12 +405,6 @@ def _alpha_schedule(
     return lambda update: alpha_at(
         section, HowFar(update.index, total_updates, update.epoch, epochs)
     )
-
-
-def _trust(config: TrainConfig | DistillConfig) -> Trust:
-    strategy = config.teachers.strategy if isinstance(config, DistillConfig) else None
-    trust: Trust = getattr(strategy, "trust", "ctc_greedy")
-    return trust
 
 
 def _deadline_s(config: TrainConfig | DistillConfig) -> float:
