@@ -32,7 +32,7 @@ from kd_ray.evaluation.token_file import token_file
 from kd_ray.models.checkpoint import checkpoint_digest, read_config
 from kd_ray.speech.manifest import Utterance, read_manifest
 from kd_ray.speech.tokens import Tokens
-from kd_ray.students.assembly import read_split, student_needs
+from kd_ray.students.materials import read_split, student_needs
 from kd_ray.students.requests import strategy_of
 from kd_ray.teachers.store import TargetStore, estimate_bytes
 from kd_ray.teachers.store_source import check_fusing
