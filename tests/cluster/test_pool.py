@@ -11,7 +11,7 @@ import ray
 from doubles import load_fake_teachers, request, writing_request
 
 from kd_ray.cluster.pool import PoolSource, PoolStartError, TeacherPool
-from kd_ray.config.strategies import Average, Best, Weighted
+from kd_ray.config.strategies import Average, Best, TopM, Weighted
 from kd_ray.config.teachers import PoolSource as PoolSettings
 from kd_ray.core.contracts import Busy, TeachersGone
 from kd_ray.teachers.local_source import LocalSource
@@ -74,6 +74,7 @@ def stopped(pid):
 def assert_same_signal(mine, expected):
     assert mine.utterance_ids == expected.utterance_ids
     assert mine.answered == expected.answered
+    assert mine.fusing == expected.fusing
     np.testing.assert_allclose(
         np.exp(mine.tokens.log_probs), np.exp(expected.tokens.log_probs), atol=1e-6
     )
@@ -103,11 +104,17 @@ def is_gone(pid, within_s=10.0):
     return not Path(f"/proc/{pid}").exists()
 
 
+def geometric(one):
+    return dataclasses.replace(one, fusion=dataclasses.replace(one.fusion, fusing="geometric"))
+
+
 REQUESTS = [
     *[request(seed, strategy=Weighted()) for seed in range(3)],
     request(3, 5, strategy=Best()),
     request(4, 1, strategy=Average(), references=False, prefix=True),
     request(5, 4, strategy=Weighted(scope="batch"), prefix=True),
+    geometric(request(6, strategy=Weighted())),
+    geometric(request(7, 4, strategy=TopM(m=3, scale=0.1))),
 ]
 
 
