@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from kd_ray.config.data import LogMel
-from kd_ray.config.strategies import Average, Best, Weighted
+from kd_ray.config.strategies import Strategy, Weighted
 from kd_ray.core.contracts import (
     Audio,
     Fusion,
@@ -163,7 +163,7 @@ def request(
     seed: int,
     rows: int = 3,
     *,
-    strategy: Average | Best | Weighted | None = None,
+    strategy: Strategy | None = None,
     references: bool = True,
     prefix: bool = False,
     wanted: frozenset[Wanted] = frozenset({"tokens", "labels"}),

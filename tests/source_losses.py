@@ -9,8 +9,8 @@ from kd_ray.speech.audio import read_waveform
 from kd_ray.speech.features import LogMelExtractor
 from kd_ray.speech.manifest import read_manifest
 from kd_ray.speech.tokens import Tokens
-from kd_ray.students.assembly import Inventories, new_model
 from kd_ray.students.data import Batch
+from kd_ray.students.materials import Inventories, new_model
 from kd_ray.students.requests import build_request
 
 STRATEGIES = (

@@ -65,10 +65,12 @@ def measure_rollouts(config: BenchRolloutsConfig) -> dict[str, Any]:
     def write(name: str) -> None:
         written[name] = ways[name]()
 
-    for turn in range(config.warmup + config.repeats):
+    for turn in range(-config.warmup, config.repeats):
         for name in ways:
-            watch = watches[name] if turn >= config.warmup else Stopwatch()
-            watch.run(partial(write, name))
+            few = config.whole_prefix_repeats if name == "whole_prefix" else None
+            if few is None or 0 <= turn < few:
+                watch = watches[name] if turn >= 0 else Stopwatch()
+                watch.run(partial(write, name))
     check_equal(written["cache"], written["whole_prefix"])
     return {
         "threads": config.threads,

@@ -27,8 +27,8 @@ from kd_ray.evaluation.system import read_teacher_list
 from kd_ray.evaluation.token_file import token_file
 from kd_ray.models.checkpoint import checkpoint_digest
 from kd_ray.speech.tokens import Tokens
-from kd_ray.students.assembly import read_split, student_needs
 from kd_ray.students.collective import Alone, Collective, ProcessGroup
+from kd_ray.students.materials import read_split, student_needs
 from kd_ray.students.session import run_session
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.store import TargetStore

@@ -32,7 +32,8 @@ from kd_ray.evaluation.token_file import token_file
 from kd_ray.models.checkpoint import checkpoint_digest, read_config
 from kd_ray.speech.manifest import Utterance, read_manifest
 from kd_ray.speech.tokens import Tokens
-from kd_ray.students.assembly import read_split, student_needs
+from kd_ray.students.materials import read_split, student_needs
+from kd_ray.students.requests import strategy_of
 from kd_ray.teachers.store import TargetStore, estimate_bytes
 from kd_ray.teachers.store_source import check_fusing
 from kd_ray.teachers.teacher import load_teachers
@@ -178,6 +179,7 @@ def _check_distill(config: DistillConfig, root: Path, found: Findings) -> None:
     recognizer = None if transcriber is None else transcriber.info
     offered = TeachersInfo(tuple(infos), source=source.type, recognizer=recognizer)
     found.attempt(handshake, needs, offered)
+    found.attempt(strategy_of, config, infos, root)
     if store is not None:
         found.attempt(_check_coverage, store, train, infos, config)
         found.attempt(check_fusing, store, config.distillation.fusing)

@@ -30,6 +30,9 @@ class BenchRolloutsConfig(Section):
     """Also `generate` of Hugging Face Transformers, a model of the same sizes (extra `hf`)."""
     warmup: int = Field(1, ge=0)
     repeats: int = Field(5, ge=1)
+    whole_prefix_repeats: int | None = Field(None, ge=1)
+    """How often the slowest way, without the cache, is measured, and then not warmed up: at the
+    published size it takes most of the time. Null: as often as the others."""
     threads: int = Field(1, ge=1)
 
     @model_validator(mode="after")

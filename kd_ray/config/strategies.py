@@ -7,12 +7,13 @@ from pydantic import Field, model_validator
 
 from kd_ray.config.base import Section
 
-Trust = Literal["ctc_greedy", "teacher_forced", "confidence"]
+Trust = Literal["ctc_greedy", "teacher_forced", "teacher_forced_chrf", "confidence"]
 """What says how far a teacher is trusted on an utterance.
 
 `ctc_greedy`: error rate of the collapsed best CTC path; `teacher_forced`: error rate of the
-decoder's argmax along the prefix; `confidence`: 1 minus the geometric mean of the decoder's
-largest probabilities, read as an error rate, which needs no reference.
+decoder's argmax along the reference, in tokens, and where any teacher reads text
+`teacher_forced_chrf`: 1 - chrF of that argmax; `confidence`: 1 minus the geometric mean of the
+decoder's largest probabilities, read as an error rate, which needs no reference.
 """
 
 

@@ -15,11 +15,15 @@ from kd_ray import __version__
 from kd_ray.config.strategies import Fusing, Strategy
 from kd_ray.core.targets import FloatArray, IntArray, LabelStrings, TokenTarget, pad_labels
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Raised whenever a request or signal changes its shape or meaning."""
 
-Wanted = Literal["tokens", "labels"]
-"""`tokens`: decoder distributions along the prefix; `labels`: CTC label strings."""
+Wanted = Literal["tokens", "labels", "chrf"]
+"""`tokens`: decoder distributions along the prefix; `labels`: CTC label strings; `chrf`: beside one
+of them, 1 - chrF of the decoder's argmax along the references."""
+
+CHRF_WHOLE = 1_000_000
+"""`chrf_errors` are counted in millionths: so many are a chrF of 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +192,8 @@ class TeacherOutput:
     reference of CTC greedy decoding and of the decoder's argmax along the prefix (cut at the first
     end symbol); -1 without a reference. `reference_lengths` (B,), -1 without a reference.
     `confidence` (B,): mean log-probability of the decoder's argmax token.
+    `chrf_errors` (B,): 1 - chrF of the text of that argmax (cut likewise) against the reference's,
+    in millionths; -1 where `decoder_errors` is; None if not wanted.
     """
 
     teacher: int
@@ -199,6 +205,7 @@ class TeacherOutput:
     decoder_errors: IntArray
     reference_lengths: IntArray
     confidence: FloatArray
+    chrf_errors: IntArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +214,7 @@ class Signal:
 
     `weights_tokens`, `weights_labels` (N, B) are the weights that were used (0 for a teacher that
     did not answer); `ctc_errors`, `decoder_errors` (N, B) and `reference_lengths` (B,) as in
-    `TeacherOutput` (-1 where unknown).
+    `TeacherOutput` (-1 where unknown), and so `chrf_errors` (N, B), None if not wanted.
     """
 
     utterance_ids: tuple[str, ...]
@@ -227,6 +234,7 @@ class Signal:
     """What `tokens` is over several teachers."""
     outputs: tuple[TeacherOutput, ...] = ()
     """Per-teacher outputs, only where the request asked for them."""
+    chrf_errors: IntArray | None = None
 
 
 @dataclass(frozen=True, eq=False)

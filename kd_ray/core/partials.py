@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_ray.core.contracts import Fusion, TeacherOutput
+from kd_ray.core.contracts import CHRF_WHOLE, Fusion, TeacherOutput
 from kd_ray.core.targets import FloatArray, IntArray
 from kd_ray.core.trust import Evidence, rules, trust_weights
 
@@ -35,12 +35,12 @@ class TeacherNaN(ValueError):
 class Partial:
     """What some teachers say to a batch, fused as far as it can be. Picklable, read-only.
 
-    `teachers` (M,) ascending indices. `ctc_errors`, `decoder_errors`, `confidence` (M, B) and
-    `reference_lengths` (B,) as in `TeacherOutput`. `positions` (B,) valid target positions.
-    `probabilities` (B, U, V) float32: the mixture over these teachers, each position summing to
-    one, zero in padding; None if no teacher sent distributions. Under geometric fusing it holds
-    the weighted mean of these teachers' log-probabilities instead, moved so that the largest of
-    each position is 0. `kept` is None, or under `top_m`
+    `teachers` (M,) ascending indices. `ctc_errors`, `decoder_errors`, `chrf_errors`, `confidence`
+    (M, B) and `reference_lengths` (B,) as in `TeacherOutput`. `positions` (B,) valid target
+    positions. `probabilities` (B, U, V) float32: the mixture over these teachers, each position
+    summing to one, zero in padding; None if no teacher sent distributions. Under geometric fusing
+    it holds the weighted mean of these teachers' log-probabilities instead, moved so that the
+    largest of each position is 0. `kept` is None, or under `top_m`
     (K, B): for each utterance the K = min(m, M) teachers whose distributions `probabilities`
     (K, B, U, V) then holds apart. `label_ids` (flat) and `label_lengths` (S,) are the distinct
     label strings, `choice` (M, B) which one each teacher wrote for each utterance; `choice` is
@@ -60,6 +60,7 @@ class Partial:
     label_ids: IntArray
     label_lengths: IntArray
     choice: IntArray | None
+    chrf_errors: IntArray | None = None
 
 
 def weights_among(partial: Partial, head: Literal["tokens", "labels"]) -> NDArray[np.float64]:
@@ -67,7 +68,12 @@ def weights_among(partial: Partial, head: Literal["tokens", "labels"]) -> NDArra
     tokens_rule, labels_rule = rules(partial.fusion, partial.num_teachers)
     rule = tokens_rule if head == "tokens" else labels_rule
     errors = partial.ctc_errors if rule.trust == "ctc_greedy" else partial.decoder_errors
-    evidence = Evidence(partial.teachers, errors, partial.confidence, partial.reference_lengths)
+    wholes = partial.reference_lengths
+    if rule.trust == "teacher_forced_chrf":
+        nothing = np.full_like(errors, -1)
+        errors = nothing if partial.chrf_errors is None else partial.chrf_errors
+        wholes = np.where(wholes < 0, -1, CHRF_WHOLE)
+    evidence = Evidence(partial.teachers, errors, partial.confidence, wholes)
     return trust_weights(rule, evidence, partial.fusion.strategy.type)
 
 
@@ -250,6 +256,8 @@ def same_batch(first: TeacherOutput, other: TeacherOutput) -> None:
         raise ValueError(
             f"{who}: they wrote {len(first.strings)} and {len(other.strings)} label strings"
         )
+    if (first.chrf_errors is None) != (other.chrf_errors is None):
+        raise ValueError(f"{who}: only one of them sent its chrF")
     needed = int(first.positions.max(initial=0))
     shapes = [None if o.log_probs is None else o.log_probs.shape for o in (first, other)]
     a, b = shapes
@@ -281,3 +289,5 @@ def mergeable(a: Partial, b: Partial) -> None:
         raise ValueError(f"{who}: distributions (B, U, V) are {shapes[0]} and {shapes[1]}")
     if (a.choice is None) != (b.choice is None):
         raise ValueError(f"{who}: only one of them has label strings")
+    if (a.chrf_errors is None) != (b.chrf_errors is None):
+        raise ValueError(f"{who}: only one of them has the teachers' chrF")

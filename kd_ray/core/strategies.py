@@ -60,6 +60,7 @@ class FusedTargets:
     answered: tuple[int, ...]
     num_teachers: int
     fusing: Fusing = "mixture"
+    chrf_errors: IntArray | None = None
 
     def signal(
         self,
@@ -83,6 +84,7 @@ class FusedTargets:
             fusing=self.fusing,
             teacher_s=teacher_s,
             outputs=outputs,
+            chrf_errors=self.chrf_errors,
         )
 
 
@@ -128,6 +130,7 @@ def local(outputs: Sequence[TeacherOutput], fusion: Fusion, num_teachers: int) -
         label_ids=np.zeros(0, dtype=_LABEL_DTYPE),
         label_lengths=np.zeros(0, dtype=np.int64),
         choice=None,
+        chrf_errors=_stacked([output.chrf_errors for output in outputs]),
     )
     check_teachers(partial.teachers, num_teachers)
     if first.log_probs is not None:
@@ -176,6 +179,7 @@ def merge(a: Partial, b: Partial) -> Partial:
         label_ids=a.label_ids,
         label_lengths=a.label_lengths,
         choice=None,
+        chrf_errors=_joined(a.chrf_errors, b.chrf_errors, order),
     )
     if a.kept is not None and b.kept is not None:
         union = merge_best(union, a, b)
@@ -229,6 +233,9 @@ def finish(partial: Partial) -> FusedTargets:
         answered=tuple(partial.teachers.tolist()),
         num_teachers=partial.num_teachers,
         fusing=partial.fusion.fusing,
+        chrf_errors=(
+            None if partial.chrf_errors is None else _all_teachers(partial, partial.chrf_errors, -1)
+        ),
     )
 
 
@@ -266,6 +273,17 @@ def _label_strings(partial: Partial, weights: NDArray[np.float64]) -> LabelStrin
         weights=np.array(kept_weights, dtype=np.float64),
         dropped_weight=dropped_weight,
     )
+
+
+def _stacked(rows: Sequence[IntArray | None]) -> IntArray | None:
+    """(M, B) of the teachers' (B,); None where they sent nothing."""
+    there = [row for row in rows if row is not None]
+    return np.stack(there) if there else None
+
+
+def _joined(a: IntArray | None, b: IntArray | None, order: IntArray) -> IntArray | None:
+    """Two sides' (M, B), teachers in `order`; None where they have nothing."""
+    return None if a is None or b is None else np.concatenate([a, b])[order]
 
 
 def _all_teachers(partial: Partial, values: _Array, fill: int) -> _Array:

@@ -8,6 +8,7 @@ Shapes: U utterances, K counts of a metric, R resamples.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from kd_ray.config.evaluation import BleuTokenizer
 from kd_ray.core.bootstrap import RESAMPLES, SEED, Comparison, compare, draws
+from kd_ray.core.contracts import CHRF_WHOLE
 
 TranslationMetric = Literal["bleu", "chrf", "chrf++", "ter"]
 
@@ -191,19 +193,47 @@ def count_translations(
     return TranslationCounts(summed, len(hypotheses))
 
 
-def chrf_errors(hypotheses: Sequence[str], references: Sequence[str]) -> NDArray[np.float64]:
-    """1 - chrF of each utterance, in [0, 1], (U,): what text teachers are trusted by.
+def chrf_errors(hypotheses: Sequence[str], references: Sequence[str]) -> NDArray[np.int64]:
+    """1 - chrF of each utterance in millionths, (U,): what text teachers are trusted by.
 
-    An empty hypothesis of an empty reference has no error.
+    chrF is a ratio of counts, and is computed as one (Popovic 2015, beta 2, without smoothing):
+    equal scores are equal integers on every machine, whichever n-grams they are made of. An empty
+    hypothesis of an empty reference has no error.
+
+    Raises:
+        ValueError: if there are not as many hypotheses as references.
     """
-    scores = sentence_scores(sentence_statistics(hypotheses, references, "chrf"), "chrf")
-    errors = 1.0 - scores / 100.0
-    both_empty = [
-        not hypothesis.strip() and not reference.strip()
-        for hypothesis, reference in zip(hypotheses, references, strict=True)
+    statistics = sentence_statistics(hypotheses, references, "chrf")
+    return np.array(
+        [
+            0
+            if not hypothesis.strip() and not reference.strip()
+            else round(CHRF_WHOLE * (1 - _exact_chrf([int(count) for count in counts])))
+            for hypothesis, reference, counts in zip(
+                hypotheses, references, statistics, strict=True
+            )
+        ],
+        dtype=np.int64,
+    )
+
+
+def _exact_chrf(counts: Sequence[int]) -> Fraction:
+    """F2 of the mean precision and the mean recall over the orders that both texts have, in [0, 1].
+
+    `counts`: n-grams of hypothesis, of reference, and matches, order by order.
+    """
+    orders = [
+        (Fraction(matches, hypothesis), Fraction(matches, reference))
+        for hypothesis, reference, matches in zip(
+            counts[::3], counts[1::3], counts[2::3], strict=True
+        )
+        if hypothesis and reference
     ]
-    errors[both_empty] = 0.0
-    return np.clip(errors, 0.0, 1.0)
+    precision = sum((each for each, _ in orders), Fraction()) / max(1, len(orders))
+    recall = sum((each for _, each in orders), Fraction()) / max(1, len(orders))
+    if not precision + recall:
+        return Fraction()
+    return 5 * precision * recall / (4 * precision + recall)
 
 
 def resampled_scores(

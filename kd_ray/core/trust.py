@@ -51,13 +51,14 @@ class Evidence:
     """What is known about M teachers on B utterances, teachers in ascending order.
 
     `teachers` (M,) indices; `errors` (M, B) counts of the rule's trust, -1 unknown; `confidence`
-    (M, B) mean log-probabilities; `reference_lengths` (B,), -1 without a reference.
+    (M, B) mean log-probabilities; `wholes` (B,) how many errors make 100 percent: reference tokens,
+    or the unit of `chrf_errors`; -1 without a reference.
     """
 
     teachers: IntArray
     errors: IntArray
     confidence: FloatArray
-    reference_lengths: IntArray
+    wholes: IntArray
 
 
 def rules(fusion: Fusion, num_teachers: int) -> tuple[Rule, Rule]:
@@ -121,6 +122,14 @@ def _one_each(name: str, values: tuple[float, ...], num_teachers: int) -> tuple[
     return values
 
 
+def trusts_chrf(fusion: Fusion) -> bool:
+    """Whether weights are made from `chrf_errors`."""
+    strategy = fusion.strategy
+    if fusion.compatibility == "reference" or isinstance(strategy, Average | Fixed | Confidence):
+        return False
+    return strategy.trust == "teacher_forced_chrf" and strategy.scope != "corpus"
+
+
 def table_for(table: TrustTable, digests: Sequence[str]) -> TrustTable:
     """The table's rates for these teachers, in their order.
 
@@ -146,39 +155,39 @@ def table_for(table: TrustTable, digests: Sequence[str]) -> TrustTable:
     )
 
 
-def check_trust_on_rollouts(
-    strategy: Strategy, *, num_teachers: int, labels: bool, speech: bool
-) -> None:
-    """Refuse trust that would be an error rate along the student's own prefix.
+def check_trust(strategy: Strategy, *, num_teachers: int, labels: bool, rollouts: bool) -> None:
+    """Refuse trust that these teachers, or the prefixes of this run, cannot give.
 
     Along a rollout the decoder's argmax follows the student's mistakes: its errors against the
     reference say how bad the student is, not the teacher. The CTC path reads no prefix, so
-    `ctc_greedy` is as good there as anywhere, where teachers have one.
+    `ctc_greedy` is as good there as anywhere, where all teachers have one (text experts do not).
 
     Args:
         strategy: how teachers are weighed.
         num_teachers: one teacher needs no trust.
-        labels: teachers write CTC paths for this run.
-        speech: teachers read speech (text experts have no CTC path).
+        labels: all teachers write CTC paths.
+        rollouts: some prefixes are the student's own.
 
     Raises:
         TrustError: with the ways out.
     """
     if isinstance(strategy, Average | Fixed | Confidence) or num_teachers == 1:
         return
-    fine = strategy.scope == "corpus" or strategy.trust == "confidence"
-    if fine or (strategy.trust == "ctc_greedy" and speech and labels):
+    if strategy.scope == "corpus" or strategy.trust == "confidence":
+        return
+    if labels if strategy.trust == "ctc_greedy" else not rollouts:
         return
     why = (
-        "an error rate along the student's own prefix, which tells the student's mistakes, not "
-        "the teacher's"
-        if strategy.trust == "teacher_forced"
-        else "errors of CTC paths, which these teachers do not write here"
+        "errors of CTC paths, which not all of these teachers write"
+        if strategy.trust == "ctc_greedy"
+        else "an error rate along the student's own prefix, which tells the student's mistakes, "
+        "not the teacher's"
     )
+    along_references = "" if rollouts else "trust 'teacher_forced', "
     raise TrustError(
         f"strategy {strategy.type!r} with trust {strategy.trust!r} in scope {strategy.scope!r} "
-        f"would weigh {num_teachers} teachers by {why}. Ways out: scope 'corpus' with a table "
-        "of error rates (1 - chrF for text experts), trust 'confidence', or strategy "
+        f"would weigh {num_teachers} teachers by {why}. Ways out: {along_references}scope 'corpus' "
+        "with a table of error rates (1 - chrF for text experts), trust 'confidence', or strategy "
         "'average', 'fixed' or 'confidence'"
     )
 
@@ -238,7 +247,7 @@ def _distrust(rule: Rule, evidence: Evidence, strategy: str) -> NDArray[np.float
     if rule.trust == "confidence":
         distrust = 100.0 * -np.expm1(_known_confidence(evidence, strategy))
         return _batch_mean(distrust) if rule.scope == "batch" else distrust
-    lengths = evidence.reference_lengths
+    lengths = evidence.wholes
     unknown = (evidence.errors < 0).any(axis=0) | (lengths < 0)
     if unknown.any():
         rows = ", ".join(map(str, np.flatnonzero(unknown)[:8]))
@@ -257,7 +266,7 @@ def _distrust(rule: Rule, evidence: Evidence, strategy: str) -> NDArray[np.float
 def _percent(rule: Rule, distrust: NDArray[np.float64], evidence: Evidence) -> NDArray[np.float64]:
     """Error rates in percentage points, of `_distrust`."""
     counts = rule.scope == "utterance" and rule.trust != "confidence"
-    return 100.0 * distrust / np.maximum(evidence.reference_lengths, 1) if counts else distrust
+    return 100.0 * distrust / np.maximum(evidence.wholes, 1) if counts else distrust
 
 
 def _known_confidence(evidence: Evidence, strategy: str) -> NDArray[np.float64]:

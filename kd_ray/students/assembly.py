@@ -1,7 +1,7 @@
 """Everything a training works with, made from its configuration."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,26 +9,19 @@ from typing import Any
 import torch
 
 from kd_ray.config.commands import DistillConfig, TrainConfig
-from kd_ray.config.data import AudioChecks
-from kd_ray.config.model import GlobalNormalizer, TextToText
-from kd_ray.config.strategies import Strategy, Trust
+from kd_ray.config.model import GlobalNormalizer
+from kd_ray.config.strategies import Strategy
 from kd_ray.config.teachers import PoolSource
 from kd_ray.core.contracts import Reporter, TeacherSource
-from kd_ray.core.handshake import StudentNeeds, handshake
+from kd_ray.core.handshake import handshake
 from kd_ray.core.schedules import Progress as HowFar
 from kd_ray.core.schedules import Schedule, alpha_at
-from kd_ray.core.trust import check_trust_on_rollouts
 from kd_ray.evaluation.run_folder import RunFolder, RunFolderError
 from kd_ray.evaluation.system import resolve_checkpoint
-from kd_ray.evaluation.token_file import token_file
-from kd_ray.models.build import build_model
 from kd_ray.models.checkpoint import load_encoder, load_weights, save_model
-from kd_ray.models.sequence_model import SequenceModel, SpeechModel
+from kd_ray.models.sequence_model import SpeechModel
 from kd_ray.speech.batches import GlobalBatches
-from kd_ray.speech.checks import BadRow, check_rows, good_rows
-from kd_ray.speech.features import SAMPLE_RATE, LogMelExtractor, front_end_digest
-from kd_ray.speech.manifest import Utterance, manifest_digest, read_manifest
-from kd_ray.speech.tokens import Tokens
+from kd_ray.speech.manifest import manifest_digest
 from kd_ray.students.checkpoints import TrainingCheckpoints
 from kd_ray.students.collective import Collective
 from kd_ray.students.criterion import build_criterion
@@ -36,33 +29,16 @@ from kd_ray.students.data import StudentData, channel_statistics
 from kd_ray.students.explorer import explorer_of
 from kd_ray.students.last_models import LastModels
 from kd_ray.students.loop import Progress, Student
+from kd_ray.students.materials import Inventories, build_data, new_model, student_needs
 from kd_ray.students.optim import build_optimizer
 from kd_ray.students.pipeline import Pipeline, Update
 from kd_ray.students.replay import dump_update
-from kd_ray.students.requests import build_request, fusion_of, resolve_strategy
+from kd_ray.students.requests import build_request, fusion_of, strategy_of
 from kd_ray.students.rollout_memory import gather_in_flight, in_flight_from_json
 from kd_ray.students.rollouts import build_planner, remembered
 from kd_ray.students.signal_statistics import SignalStatistics
 from kd_ray.students.step import Learner, TeacherForcing
 from kd_ray.students.validation import Validation
-
-
-@dataclass(frozen=True)
-class Inventories:
-    """The tokens that a student writes, and those it reads (None where it hears)."""
-
-    target: Tokens
-    source: Tokens | None = None
-
-    @classmethod
-    def load(cls, config: TrainConfig | DistillConfig, root: Path) -> "Inventories":
-        """The token files that `data.tokens` and `data.source_tokens` name."""
-        source = config.data.source_tokens
-        reads_text = isinstance(config.model, TextToText)
-        return cls(
-            target=Tokens.load(token_file(config, root)),
-            source=Tokens.load(root / source) if reads_text and source is not None else None,
-        )
 
 
 class Silent:
@@ -73,117 +49,6 @@ class Silent:
 
     def event(self, kind: str, **details: Any) -> None:
         """Nothing: rank 0 reports."""
-
-
-def read_split(
-    manifest: str, root: Path, config: TrainConfig | DistillConfig, tokens: Tokens
-) -> list[Utterance]:
-    """The usable rows of a manifest, checked against the student's tokens and frame rate.
-
-    Raises:
-        BadRowsError: bad rows, all of them listed, where `data.batches.on_bad_row` is `fail`.
-    """
-    utterances = read_manifest(root / manifest, allow_duplicate_ids=True)
-    hears = not isinstance(config.model, TextToText)
-    bad = check_rows(
-        utterances,
-        root=root,
-        tokens=tokens,
-        column=config.data.column,
-        # Limits of the corpus are the business of `prepare`; here only what cannot be trained on.
-        checks=AudioChecks(min_duration_s=0.03, max_duration_s=86_400.0),
-        frames_for=_frames_for(config, tokens) if hears else None,
-        read_audio=False,
-        needs_audio=hears,
-        features_of=None
-        if isinstance(config.model, TextToText)
-        else front_end_digest(config.model.front_end),
-    )
-    bad += _rows_without_source(config, utterances)
-    return good_rows(
-        utterances, bad, on_bad_row=config.data.batches.on_bad_row, what=f"manifest {manifest}"
-    )
-
-
-def _frames_for(
-    config: TrainConfig | DistillConfig, tokens: Tokens
-) -> Callable[[float], int] | None:
-    """Encoder frames of so many seconds, where CTC needs a frame for each label."""
-    assert not isinstance(config.model, TextToText)
-    model = new_model(config, Inventories(tokens))
-    if not model.has_ctc:
-        return None
-    extractor = LogMelExtractor(config.model.front_end)
-    return lambda duration_s: model.output_frames(
-        extractor.num_frames(round(duration_s * SAMPLE_RATE))
-    )
-
-
-def _rows_without_source(
-    config: TrainConfig | DistillConfig, utterances: list[Utterance]
-) -> list[BadRow]:
-    """Rows that lack a text which the student or its teachers read."""
-    columns = {config.data.source_column} if isinstance(config.model, TextToText) else set()
-    if isinstance(config, DistillConfig) and config.teachers.column is not None:
-        columns.add(config.teachers.column)
-    return [
-        BadRow(utterance.id, f"no {column}, which is read in this run", row)
-        for column in sorted(columns)
-        for row, utterance in enumerate(utterances)
-        if not (utterance.text(column) or "").strip()
-    ]
-
-
-def new_model(config: TrainConfig | DistillConfig, inventories: Inventories) -> SequenceModel:
-    """A model with fresh weights, drawn from torch's global generator."""
-    tokens, source = inventories.target, inventories.source
-    return build_model(
-        config.model,
-        vocabulary_size=len(tokens),
-        blank=tokens.blank,
-        bos=tokens.bos,
-        eos=tokens.eos,
-        source_vocabulary_size=None if source is None else len(source),
-    )
-
-
-def student_needs(tokens: Tokens, config: DistillConfig | None = None) -> StudentNeeds:
-    """What the student takes for granted about teachers' signals."""
-    needs = StudentNeeds(
-        tokens_digest=tokens.digest,
-        vocabulary_size=len(tokens),
-        blank=tokens.blank,
-        bos=tokens.bos,
-        eos=tokens.eos,
-    )
-    if config is None:
-        return needs
-    wanted = build_criterion(config, tokens).wanted
-    return replace(needs, wanted=wanted, texts=config.teachers.column is not None)
-
-
-def build_data(
-    config: TrainConfig | DistillConfig, root: Path, inventories: Inventories
-) -> dict[str, StudentData]:
-    """The splits `train` and `valid`."""
-    extractor = None
-    if not isinstance(config.model, TextToText):
-        extractor = LogMelExtractor(config.model.front_end)
-    reads = config.teachers.column if isinstance(config, DistillConfig) else None
-    return {
-        name: StudentData(
-            read_split(manifest, root, config, inventories.target),
-            root=root,
-            tokens=inventories.target,
-            column=config.data.column,
-            extractor=extractor,
-            source_tokens=inventories.source,
-            source_column=config.data.source_column,
-            teacher_column=reads,
-            cache_gib=config.data.cache_gib / 2,
-        )
-        for name, manifest in (("train", config.data.train), ("valid", config.data.valid))
-    }
 
 
 def build_student(
@@ -205,7 +70,7 @@ def build_student(
     if source is not None:
         handshake(student_needs(tokens, distills), source.describe())
         if distills is not None:
-            strategy = _strategy(distills, source, root)
+            strategy = strategy_of(distills, source.describe().teachers, root)
     splits = build_data(config, root, inventories)
     torch.manual_seed(training.seed)
     model = new_model(config, inventories)
@@ -336,7 +201,7 @@ def build_student(
         reporter=reporter,
         training=training,
         num_teachers=len(source.describe().teachers) if source is not None else 0,
-        trust=_trust(config),
+        trust=getattr(strategy, "trust", "ctc_greedy"),
         signal_timeout_s=deadline_s + 30.0,
         alpha=_alpha_schedule(config, total_updates),
         save_best=save_best,
@@ -357,20 +222,6 @@ def _validation(
     if max_batch_s is not None:
         max_batch_s *= 2 / training.accumulation
     return Validation(valid, 2 * batches.batch_size, device, training.select_by, max_batch_s)
-
-
-def _strategy(config: DistillConfig, source: TeacherSource, root: Path) -> Strategy:
-    """The strategy with its table, checked for what it would trust on the student's prefixes."""
-    teachers = source.describe().teachers
-    strategy = resolve_strategy(config.teachers.strategy, [each.digest for each in teachers], root)
-    if config.distillation.selector.type != "never":
-        check_trust_on_rollouts(
-            strategy,
-            num_teachers=len(teachers),
-            labels=all(each.has_ctc for each in teachers),
-            speech=all(each.reads == "speech" for each in teachers),
-        )
-    return strategy
 
 
 def _digests(source: TeacherSource) -> list[str]:
@@ -420,12 +271,6 @@ def _alpha_schedule(
     return lambda update: alpha_at(
         section, HowFar(update.index, total_updates, update.epoch, epochs)
     )
-
-
-def _trust(config: TrainConfig | DistillConfig) -> Trust:
-    strategy = config.teachers.strategy if isinstance(config, DistillConfig) else None
-    trust: Trust = getattr(strategy, "trust", "ctc_greedy")
-    return trust
 
 
 def _deadline_s(config: TrainConfig | DistillConfig) -> float:

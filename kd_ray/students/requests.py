@@ -6,21 +6,52 @@ from pathlib import Path
 
 from kd_ray.config.commands import DistillConfig
 from kd_ray.config.strategies import Strategy, TrustTable
-from kd_ray.core.contracts import Audio, Fusion, Generate, Labels, Score, Wanted, Writing
+from kd_ray.core.contracts import (
+    Audio,
+    Fusion,
+    Generate,
+    Labels,
+    Score,
+    TeacherInfo,
+    Wanted,
+    Writing,
+)
 from kd_ray.core.exploration import TriedItems
 from kd_ray.core.imitation import Items, rows_of
-from kd_ray.core.trust import TrustError, table_for
+from kd_ray.core.trust import TrustError, check_trust, table_for, trusts_chrf
 from kd_ray.students.data import Batch
 
 BuildRequest = Callable[[Batch, Items | None], Score | Generate | None]
 
 
-def resolve_strategy(strategy: Strategy, digests: Sequence[str], root: Path) -> Strategy:
-    """The strategy with its table of error rates read, in the order of these teachers.
+def strategy_of(config: DistillConfig, teachers: Sequence[TeacherInfo], root: Path) -> Strategy:
+    """The strategy of a distillation as it is meant for these teachers.
+
+    Its table of error rates is read, in their order. Where any of them reads text, they write
+    translations, and the error rate along the reference is 1 - chrF instead of one of tokens.
 
     Raises:
-        TrustError: the table cannot be read, or lacks a teacher.
+        TrustError: the table cannot be read, or lacks a teacher; teachers or prefixes cannot give
+            the trust that is asked for.
     """
+    strategy = _resolved(config.teachers.strategy, teachers, root)
+    rollouts = config.distillation.selector.type != "never"
+    # The published recipe has its own rules of trust, along references.
+    if rollouts or config.distillation.compatibility == "none":
+        check_trust(
+            strategy,
+            num_teachers=len(teachers),
+            labels=all(each.has_ctc for each in teachers),
+            rollouts=rollouts,
+        )
+    return strategy
+
+
+def _resolved(strategy: Strategy, teachers: Sequence[TeacherInfo], root: Path) -> Strategy:
+    if getattr(strategy, "trust", None) == "teacher_forced" and any(
+        teacher.reads == "text" for teacher in teachers
+    ):
+        strategy = strategy.model_copy(update={"trust": "teacher_forced_chrf"})
     table: TrustTable | str | None = getattr(strategy, "table", None)
     if table is None:
         return strategy
@@ -34,6 +65,7 @@ def resolve_strategy(strategy: Strategy, digests: Sequence[str], root: Path) -> 
                 f"teachers.strategy.table: {path} is no table of error rates "
                 f"(`kd-ray evaluate` writes them as trust/SPLIT.json): {error}"
             ) from error
+    digests = [teacher.digest for teacher in teachers]
     return strategy.model_copy(update={"table": table_for(table, digests)})
 
 
@@ -93,6 +125,8 @@ def build_request(
         wanted.add("tokens")
     if config.distillation.ctc_weight > 0:
         wanted.add("labels")
+    if trusts_chrf(fusion):
+        wanted.add("chrf")
 
     def request(batch: Batch, items: Items | None) -> Score | Generate | None:
         asked = batch

@@ -38,6 +38,8 @@ class SignalStatistics:
             self.distinct_strings += len(signal.labels.lengths)
             self.dropped_weight += float(signal.labels.dropped_weight.sum())
         errors = signal.decoder_errors if trust == "teacher_forced" else signal.ctc_errors
+        if trust == "teacher_forced_chrf" and signal.chrf_errors is not None:
+            errors = signal.chrf_errors
         found = trust_statistics(errors[list(signal.answered)], signal.reference_lengths)
         self.scored_utterances += found.utterances
         self.ties += found.ties

@@ -21,6 +21,7 @@ from kd_ray.core.contracts import (
     TeachersGone,
     Written,
 )
+from kd_ray.core.trust import trusts_chrf
 from kd_ray.core.written import best_of
 from kd_ray.teachers.policies import GiveUp, Proceed, judge_alone, judge_quorum
 
@@ -105,8 +106,15 @@ def check_request(request: Request[Any], num_teachers: int) -> None:
                 "counted from 0"
             )
         return
-    if not request.wanted:
-        raise ValueError("request.wanted is empty; allowed are 'tokens', 'labels' or both")
+    if not request.wanted & {"tokens", "labels"}:
+        raise ValueError(
+            "request.wanted is empty, or holds 'chrf' alone; ask for 'tokens', 'labels' or both"
+        )
+    if trusts_chrf(request.fusion) and "chrf" not in request.wanted:
+        raise ValueError(
+            "request.fusion trusts teachers by 1 - chrF (trust 'teacher_forced_chrf'), and "
+            "request.wanted lacks 'chrf'; add it"
+        )
     if "tokens" in request.wanted:
         request.decoder_prefix()
 

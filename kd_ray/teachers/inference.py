@@ -126,7 +126,7 @@ class ShardScorer:
                 lengths,
                 batch.references,
                 batch.references,
-                frozenset({"tokens", "labels"}),
+                frozenset({"tokens", "labels", "chrf"}),
             )
             rows += rows_of(batch.ids, output, batch.references)
         self._store.write_shard(shard.split, digest, shard.index, rows)

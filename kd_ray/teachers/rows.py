@@ -93,6 +93,7 @@ def take_rows(output: Output, start: int, stop: int) -> Output:
         decoder_errors=output.decoder_errors[rows],
         reference_lengths=output.reference_lengths[rows],
         confidence=output.confidence[rows],
+        chrf_errors=None if output.chrf_errors is None else output.chrf_errors[rows],
     )
 
 
@@ -115,6 +116,8 @@ def _join_scored(outputs: Sequence[TeacherOutput]) -> TeacherOutput:
         log_probs = np.concatenate(
             [np.pad(piece, ((0, 0), (0, widest - piece.shape[1]), (0, 0))) for piece in pieces]
         )
+    # Pieces of one request: all of them have it, or none.
+    chrf_errors = [o.chrf_errors for o in outputs if o.chrf_errors is not None]
     return dataclasses.replace(
         first,
         log_probs=log_probs,
@@ -125,6 +128,7 @@ def _join_scored(outputs: Sequence[TeacherOutput]) -> TeacherOutput:
         decoder_errors=np.concatenate([output.decoder_errors for output in outputs]),
         reference_lengths=np.concatenate([output.reference_lengths for output in outputs]),
         confidence=np.concatenate([output.confidence for output in outputs]),
+        chrf_errors=np.concatenate(chrf_errors) if chrf_errors else None,
     )
 
 

@@ -21,6 +21,7 @@ from kd_ray.core.contracts import (
 from kd_ray.core.imitation import length_caps
 from kd_ray.core.scores import edit_errors
 from kd_ray.core.targets import FloatArray, IntArray
+from kd_ray.core.translation_scores import chrf_errors
 from kd_ray.evaluation.system import System, load_system
 from kd_ray.models.decoding import attention_beam, attention_greedy, ctc_greedy
 from kd_ray.models.encoders import Encoded
@@ -61,16 +62,19 @@ class Teacher:
         spoken = log_probs.argmax(axis=-1)
         rows = len(positions)
         unknown = np.full(rows, -1, dtype=np.int64)
+        text_errors = unknown if "chrf" in wanted else None
         if references is None:
             ctc_errors = decoder_errors = reference_lengths = unknown
         else:
             expected = references.strings()
             ctc_errors = edit_errors(expected, strings) if model.has_ctc else unknown
-            decoder_errors = edit_errors(expected, _until_eos(spoken, positions, model.eos))
+            said = _until_eos(spoken, positions, model.eos)
             # Along any other prefix they would tell of its writer's mistakes, not of the teacher's.
             pairs = zip(prefix.strings(), expected, strict=True)
             own = np.array([np.array_equal(read, right) for read, right in pairs])
-            decoder_errors = np.where(own, decoder_errors, -1)
+            decoder_errors = np.where(own, edit_errors(expected, said), -1)
+            if text_errors is not None:
+                text_errors = np.where(own, self._text_errors(said, expected), -1)
             reference_lengths = references.lengths.astype(np.int64)
         return TeacherOutput(
             teacher=self.index,
@@ -82,6 +86,7 @@ class Teacher:
             decoder_errors=decoder_errors,
             reference_lengths=reference_lengths,
             confidence=_confidence(log_probs, positions),
+            chrf_errors=text_errors,
         )
 
     @torch.inference_mode()
@@ -113,6 +118,11 @@ class Teacher:
             mean_log_probs=_mean_behind(log_probs, strings, prefix, model.eos),
             teachers=np.full(count, self.index, dtype=np.int64),
         )
+
+    def _text_errors(self, said: Sequence[IntArray], expected: Sequence[IntArray]) -> IntArray:
+        """(B,) 1 - chrF of what was said, as texts."""
+        decode = self.system.tokens.decode
+        return chrf_errors([decode(ids) for ids in said], [decode(ids) for ids in expected])
 
     def _log_probs(self, encoded: Encoded, prefix: Labels) -> FloatArray:
         """(B, U, V) of the decoder along a prefix, float32."""

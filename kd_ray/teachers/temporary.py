@@ -25,8 +25,12 @@ def temporary_store(
     tokens: Path,
     column: TextColumn,
     dtype: Literal["float32", "float16"] = "float32",
+    reads: TextColumn | None = None,
 ) -> Iterator[StoreSource]:
-    """Score `utterances` by the teachers in `folders`, in this process, and serve the answers."""
+    """Score `utterances` by the teachers in `folders`, in this process, and serve the answers.
+
+    `reads`: the column that text teachers read.
+    """
     teachers = load_teachers(folders)
     infos = [teacher.info for teacher in teachers]
     digests = [info.digest for info in infos]
@@ -42,6 +46,7 @@ def temporary_store(
             tokens=tokens,
             column=column,
             folders=dict(zip(digests, folders, strict=True)),
+            reads=reads,
         )
         ShardScorer(job).run(_SPLIT, 0, digests, digests)
         source = StoreSource(store, utterances, column=column, teachers=digests)

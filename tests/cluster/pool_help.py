@@ -62,6 +62,7 @@ def stopped(pid):
 def assert_same_signal(mine, expected):
     assert mine.utterance_ids == expected.utterance_ids
     assert mine.answered == expected.answered
+    assert mine.fusing == expected.fusing
     np.testing.assert_allclose(
         np.exp(mine.tokens.log_probs), np.exp(expected.tokens.log_probs), atol=1e-6
     )

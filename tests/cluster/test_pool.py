@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal as signals
 import time
@@ -10,7 +11,7 @@ from doubles import load_fake_teachers, request, writing_request
 from pool_help import FOUR, assert_same_signal, attach, is_gone, local_signal, start, stopped
 
 from kd_ray.cluster.pool import PoolSource, PoolStartError
-from kd_ray.config.strategies import Average, Best, Weighted
+from kd_ray.config.strategies import Average, Best, TopM, Weighted
 from kd_ray.core.contracts import Busy, TeachersGone
 from kd_ray.teachers.local_source import LocalSource
 
@@ -38,11 +39,17 @@ def local():
     source.close()
 
 
+def geometric(one):
+    return dataclasses.replace(one, fusion=dataclasses.replace(one.fusion, fusing="geometric"))
+
+
 REQUESTS = [
     *[request(seed, strategy=Weighted()) for seed in range(3)],
     request(3, 5, strategy=Best()),
     request(4, 1, strategy=Average(), references=False, prefix=True),
     request(5, 4, strategy=Weighted(scope="batch"), prefix=True),
+    geometric(request(6, strategy=Weighted())),
+    geometric(request(7, 4, strategy=TopM(m=3, scale=0.1))),
 ]
 
 

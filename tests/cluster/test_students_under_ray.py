@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -39,29 +40,59 @@ def wait_for(condition, timeout_s=180.0):
         time.sleep(0.02)
 
 
-def test_pool_and_local_give_the_same_loss(local_ray, tiny_root):
+@pytest.fixture(scope="module")
+def local_and_pool(local_ray, tiny_root):
+    """The same three teachers in this process and on two hosts."""
     folders = [tiny_root / "teachers" / f"t{number}" for number in range(3)]
     local = LocalSource(load_teachers(folders))
-    rows = rows_of(tiny_root)[:7]
-    with TeacherPool.start(folders, PoolSection(hosts=2)) as pool:
+    with TeacherPool.start(folders, PoolSection(hosts=2, cpus_per_host=0.1)) as pool:
         source = PoolSource(pool.address)
-        for strategy in STRATEGIES:
-            for dtype, tolerance in TOLERANCE.items():
-                config = tiny.distill_config(
-                    "pool-loss",
-                    "teachers.txt",
-                    teachers__strategy=strategy,
-                    teachers__dtype=dtype,
-                    distillation__temperature=2.0,
-                )
-                request = request_for(config, tiny_root, rows)
-                losses = [
-                    update_loss(config, tiny_root, request, each.ask(request).result(60.0))
-                    for each in (local, source)
-                ]
-                assert losses[0] == pytest.approx(losses[1], abs=tolerance)
+        yield local, source
         source.close()
     local.close()
+
+
+def test_pool_and_local_give_the_same_loss(local_and_pool, tiny_root):
+    rows = rows_of(tiny_root)[:7]
+    for strategy in STRATEGIES:
+        for dtype, tolerance in TOLERANCE.items():
+            config = tiny.distill_config(
+                "pool-loss",
+                "teachers.txt",
+                teachers__strategy=strategy,
+                teachers__dtype=dtype,
+                distillation__temperature=2.0,
+            )
+            request = request_for(config, tiny_root, rows)
+            losses = [
+                update_loss(config, tiny_root, request, each.ask(request).result(60.0))
+                for each in local_and_pool
+            ]
+            assert losses[0] == pytest.approx(losses[1], abs=tolerance)
+
+
+def test_reverse_kl_gives_the_same_loss_from_pool_and_local(local_and_pool, tiny_root):
+    """Two hosts pass on mean log-probabilities, or under `top_m` distributions one by one."""
+    rows = rows_of(tiny_root)[:7]
+    for strategy in (*STRATEGIES, {"type": "top_m", "m": 2, "scale": 0.1}):
+        for dtype, tolerance in TOLERANCE.items():
+            config = tiny.distill_config(
+                "pool-reverse",
+                "teachers.txt",
+                teachers__strategy=strategy,
+                teachers__dtype=dtype,
+                distillation={"divergence": "reverse_kl", "ctc_weight": 0.0, "temperature": 2.0},
+            )
+            request = request_for(config, tiny_root, rows)
+            mine, theirs = (each.ask(request).result(60.0) for each in local_and_pool)
+            assert mine.fusing == theirs.fusing == "geometric"
+            assert len(theirs.answered) == 3
+            np.testing.assert_allclose(mine.weights_tokens, theirs.weights_tokens, atol=1e-6)
+            np.testing.assert_allclose(
+                np.exp(mine.tokens.log_probs), np.exp(theirs.tokens.log_probs), atol=tolerance
+            )
+            losses = [update_loss(config, tiny_root, request, each) for each in (mine, theirs)]
+            assert losses[0] == pytest.approx(losses[1], abs=tolerance)
 
 
 def test_experts_in_the_pool_score_the_same_rollouts_as_in_this_process(local_ray, tiny_root):

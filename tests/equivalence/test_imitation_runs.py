@@ -9,6 +9,8 @@ import tiny
 import torch
 from tiny_runs import assert_close, free_port, last_weights, run, run_until, train_lines
 
+from kd_ray.commands.check import check
+from kd_ray.core import strategies
 from kd_ray.core.trust import TrustError
 from kd_ray.students import rollouts, step
 from kd_ray.students.collective import ProcessGroup
@@ -244,3 +246,25 @@ def test_error_rates_along_a_rollout_are_no_trust(tiny_root, experts):
     with pytest.raises(TrustError, match=r"nowhere\.json is no table"):
         run(missing, tiny_root, source=source)
     source.close()
+
+
+def test_along_references_experts_are_weighed_by_chrf(tiny_root, experts, monkeypatch):
+    signals = []
+    finish = strategies.finish
+    monkeypatch.setattr(
+        strategies, "finish", lambda partial: (signals.append(partial), finish(partial))[1]
+    )
+    source = source_of(tiny_root, experts)
+    strategy = {"type": "weighted", "trust": "teacher_forced"}
+    config = imitate("by-chrf", experts, "word_kd", teachers__strategy=strategy)
+    summary = run(config, tiny_root, source=source)
+    assert summary["ties"]["utterances"] == 48
+    assert {partial.fusion.strategy.trust for partial in signals} == {"teacher_forced_chrf"}
+    errors = np.concatenate([partial.chrf_errors for partial in signals], axis=1)
+    assert (errors >= 0).all()
+    assert summary["ties"]["share_of_ties"] == np.mean(errors[0] == errors[1])
+    default = imitate("by-nothing", experts, "word_kd", teachers__strategy={"type": "weighted"})
+    with pytest.raises(TrustError, match=r"CTC paths.*Ways out: trust 'teacher_forced'"):
+        run(default, tiny_root, source=source)
+    source.close()
+    assert any("CTC paths" in problem for problem in check(default, tiny_root).problems)

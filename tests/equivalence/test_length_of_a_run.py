@@ -54,7 +54,7 @@ def test_updates_are_counted_up_to_what_is_asked_for(max_batch_s):
 
 
 def test_validation_in_small_pieces_scores_the_same(tiny_root):
-    from kd_ray.students.assembly import Inventories, build_data, new_model
+    from kd_ray.students.materials import Inventories, build_data, new_model
 
     config = tiny.train_config("pieces")
     inventories = Inventories.load(config, tiny_root)

@@ -8,7 +8,7 @@ from source_losses import STRATEGIES, TOLERANCE, request_for, rows_of, update_lo
 from kd_ray.core.contracts import PROTOCOL_VERSION, TeachersInfo
 from kd_ray.core.handshake import HandshakeError, handshake
 from kd_ray.speech.tokens import Tokens
-from kd_ray.students.assembly import student_needs
+from kd_ray.students.materials import student_needs
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.teacher import load_teachers
 from kd_ray.teachers.temporary import temporary_store

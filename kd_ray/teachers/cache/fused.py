@@ -22,7 +22,7 @@ from kd_ray.core.strategies import FusedTargets
 from kd_ray.core.trust import rules
 from kd_ray.teachers.cache.bounded import BoundedRows, CacheStatistics
 from kd_ray.teachers.cache.fused_rows import FusedRow, cut_fused, fused_bytes
-from kd_ray.teachers.cache.keys import DIGEST_BYTES, asks_tokens
+from kd_ray.teachers.cache.keys import DIGEST_BYTES, asks_chrf, asks_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -169,8 +169,10 @@ def _finite(row: FusedRow) -> bool:
 
 
 def _narrowed(row: FusedRow, key: bytes) -> FusedRow:
-    """Without the distributions that nobody asked for; then their weights are zero, as fused."""
+    """Without what nobody asked for; weights of distributions are then zero, as fused."""
     if row.tokens is not None and not asks_tokens(key):
         nothing = np.zeros_like(row.weights_tokens)
-        return dataclasses.replace(row, tokens=None, weights_tokens=nothing)
+        row = dataclasses.replace(row, tokens=None, weights_tokens=nothing)
+    if row.chrf_errors is not None and not asks_chrf(key):
+        row = dataclasses.replace(row, chrf_errors=None)
     return row

@@ -56,11 +56,14 @@ class FusedRow:
     ctc_errors: NDArray[np.int32]
     decoder_errors: NDArray[np.int32]
     reference_length: int
+    chrf_errors: NDArray[np.int32] | None
+    """None if they were not wanted."""
 
 
 def fused_bytes(row: FusedRow) -> int:
     """What a row takes in a cache: its arrays' data and `FUSED_OVERHEAD`."""
     arrays: list[NDArray[Any] | None] = [row.weights_tokens, row.ctc_errors, row.decoder_errors]
+    arrays.append(row.chrf_errors)
     if row.weights_labels is not row.weights_tokens:
         arrays.append(row.weights_labels)
     if row.tokens is not None:
@@ -85,6 +88,9 @@ def cut_fused(targets: FusedTargets) -> list[FusedRow]:
                 ctc_errors=own_ids(targets.ctc_errors[:, row]),
                 decoder_errors=own_ids(targets.decoder_errors[:, row]),
                 reference_length=reference_length,
+                chrf_errors=(
+                    None if targets.chrf_errors is None else own_ids(targets.chrf_errors[:, row])
+                ),
             )
         )
     return rows
@@ -110,6 +116,7 @@ def lay_fused(
     tokens = [row.tokens for row in rows if row.tokens is not None]
     labels = [row.labels for row in rows if row.labels is not None]
     labelled = len(labels) == len(rows)
+    chrf = [row.chrf_errors for row in rows if row.chrf_errors is not None]
     weights_labels = np.stack([row.weights_labels for row in rows], axis=1)
     return FusedTargets(
         tokens=_lay_tokens(tokens) if tokens else None,
@@ -118,6 +125,7 @@ def lay_fused(
         weights_labels=weights_labels if labelled else np.zeros_like(weights_labels),
         ctc_errors=np.stack([row.ctc_errors for row in rows], axis=1).astype(np.int64),
         decoder_errors=np.stack([row.decoder_errors for row in rows], axis=1).astype(np.int64),
+        chrf_errors=np.stack(chrf, axis=1).astype(np.int64) if len(chrf) == len(rows) else None,
         reference_lengths=np.array([row.reference_length for row in rows], dtype=np.int64),
         answered=answered,
         num_teachers=len(rows[0].weights_tokens),

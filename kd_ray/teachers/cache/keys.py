@@ -25,9 +25,10 @@ KEY_BYTES: Final = DIGEST_BYTES + 1
 _WRITTEN: Final = 0
 _FLOAT16, _FLOAT32 = 1, 2
 _LABELS: Final = 3
+_CHRF: Final = 6
 """Code of a `Score` row: 0, 1 or 2 for distributions (none, float16, float32), plus 3 for label
-strings. A `Generate` row has code 0: it holds neither."""
-_SCORED: Final = range(1, _LABELS + _FLOAT32 + 1)
+strings, plus 6 for chrF. A `Generate` row has code 0: it holds none of them."""
+_SCORED: Final = [code for code in range(2 * _CHRF) if code % _CHRF]
 
 _ABSENT: Final = b"\xff" * 8
 """Instead of a length, for a part that is not there: nothing is that long."""
@@ -92,6 +93,11 @@ def asks_tokens(key: bytes) -> bool:
     return key[-1] % _LABELS > 0
 
 
+def asks_chrf(key: bytes) -> bool:
+    """Whether 1 - chrF is wanted."""
+    return key[-1] >= _CHRF
+
+
 def allows_float16(key: bytes) -> bool:
     """Whether distributions rounded to float16 are as good: the request's fusion rounds too."""
     return key[-1] % _LABELS == _FLOAT16
@@ -108,11 +114,19 @@ def _code(request: Score | Generate) -> int:
     # A teacher's own output is sent back as it was, whatever fusing would have done to it.
     rounds = request.fusion.dtype == "float16" and not request.per_teacher
     tokens = _FLOAT16 if rounds else _FLOAT32
-    return tokens * ("tokens" in request.wanted) + _LABELS * ("labels" in request.wanted)
+    wanted = request.wanted
+    return (
+        tokens * ("tokens" in wanted) + _LABELS * ("labels" in wanted) + _CHRF * ("chrf" in wanted)
+    )
+
+
+def _parts(code: int) -> tuple[int, int, int]:
+    """Distributions, label strings, chrF."""
+    return code % _LABELS, code % _CHRF // _LABELS, code // _CHRF
 
 
 def _answers(held: int, asked: int) -> bool:
-    return held % _LABELS >= asked % _LABELS and held // _LABELS >= asked // _LABELS
+    return all(has >= wants for has, wants in zip(_parts(held), _parts(asked), strict=True))
 
 
 def _codes(codes: Sequence[int]) -> tuple[bytes, ...]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Literal
 
 from kd_ray.teachers.cache.bounded import BoundedRows, CacheStatistics
-from kd_ray.teachers.cache.keys import allows_float16, asks_tokens, at_full_precision
+from kd_ray.teachers.cache.keys import allows_float16, asks_chrf, asks_tokens, at_full_precision
 from kd_ray.teachers.cache.output_rows import Row, ScoredRow, cut, row_bytes
 from kd_ray.teachers.rows import Output, broken_rows
 
@@ -75,7 +75,11 @@ class OutputCache:
 
 
 def _narrowed(row: Row, key: bytes) -> Row:
-    """Without the distributions that nobody asked for."""
-    if isinstance(row, ScoredRow) and row.log_probs is not None and not asks_tokens(key):
-        return replace(row, log_probs=None)
+    """Without distributions and chrF that nobody asked for."""
+    if not isinstance(row, ScoredRow):
+        return row
+    if row.log_probs is not None and not asks_tokens(key):
+        row = replace(row, log_probs=None)
+    if row.chrf_errors is not None and not asks_chrf(key):
+        row = replace(row, chrf_errors=None)
     return row

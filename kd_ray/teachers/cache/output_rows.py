@@ -34,6 +34,8 @@ class ScoredRow:
     decoder_errors: int
     reference_length: int
     confidence: float
+    chrf_errors: int | None
+    """None if they were not wanted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +90,9 @@ def cut(output: Output, dtype: Literal["float32", "float16"] = "float32") -> lis
         log_probs = [
             _rounded(output.log_probs[row, :length], dtype) for row, length in enumerate(positions)
         ]
+    chrf: list[int | None] = [None] * rows
+    if output.chrf_errors is not None:
+        chrf = output.chrf_errors.tolist()
     return [
         ScoredRow(*fields)
         for fields in zip(
@@ -99,6 +104,7 @@ def cut(output: Output, dtype: Literal["float32", "float16"] = "float32") -> lis
             output.decoder_errors.tolist(),
             output.reference_lengths.tolist(),
             output.confidence.tolist(),
+            chrf,
             strict=True,
         )
     ]
@@ -126,6 +132,7 @@ def lay(rows: Sequence[Row], teacher: int) -> Output:
             teachers=np.full(len(written), teacher, dtype=np.int64),
         )
     strings = [row.string for row in scored if row.string is not None]
+    chrf = [row.chrf_errors for row in scored if row.chrf_errors is not None]
     return TeacherOutput(
         teacher=teacher,
         log_probs=_log_probs(scored),
@@ -136,6 +143,7 @@ def lay(rows: Sequence[Row], teacher: int) -> Output:
         decoder_errors=np.array([row.decoder_errors for row in scored], dtype=np.int64),
         reference_lengths=np.array([row.reference_length for row in scored], dtype=np.int64),
         confidence=np.array([row.confidence for row in scored], dtype=np.float32),
+        chrf_errors=np.array(chrf, dtype=np.int64) if len(chrf) == len(scored) else None,
     )
 
 

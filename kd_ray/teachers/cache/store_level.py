@@ -160,4 +160,9 @@ def _row(batch: StoredBatch, place: int, request: Score, *, has_ctc: bool) -> Sc
         decoder_errors=int(output.decoder_errors[place]),
         reference_length=int(output.reference_lengths[place]),
         confidence=float(output.confidence[place]),
+        chrf_errors=(
+            int(output.chrf_errors[place])
+            if output.chrf_errors is not None and "chrf" in request.wanted
+            else None
+        ),
     )

@@ -27,7 +27,7 @@ from kd_ray.teachers.store.files import StoreError, write_atomically
 if TYPE_CHECKING:
     from kd_ray.speech.manifest import Utterance
 
-STORE_VERSION: Final = 1
+STORE_VERSION: Final = 2
 """Raised whenever a file of the store changes its layout or meaning."""
 INDEX_NAME = "store.json"
 PLAN_FOLDER = "_plans"
@@ -55,7 +55,7 @@ class TopKGap(Section):
 class StoreIndex(Section):
     """The contents of `store.json`."""
 
-    version: Literal[1] = STORE_VERSION
+    version: Literal[2] = STORE_VERSION
     package: str = __version__
     tokens_digest: str
     vocabulary_size: int = Field(ge=1)

@@ -111,5 +111,6 @@ def gather(
         decoder_errors=column("decoder_errors"),
         reference_lengths=column("reference_length"),
         confidence=np.array(confidence, dtype=np.float32),
+        chrf_errors=column("chrf_errors"),
     )
     return output, tuple(group.prefix_digests[row] for group, row in found)

@@ -34,6 +34,7 @@ _SCALARS = {
     "decoder_errors": pa.int32(),
     "reference_length": pa.int32(),
     "confidence": pa.float32(),
+    "chrf_errors": pa.int32(),
 }
 
 
@@ -60,6 +61,7 @@ class StoredRow:
     reference_length: int
     confidence: float
     prefix_digest: str
+    chrf_errors: int
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def rows_of(utterance_ids: Sequence[str], output: TeacherOutput, prefix: Labels)
             reference_length=int(output.reference_lengths[row]),
             confidence=float(output.confidence[row]),
             prefix_digest=digests[row],
+            chrf_errors=-1 if output.chrf_errors is None else int(output.chrf_errors[row]),
         )
         for row, name in enumerate(utterance_ids)
     ]

@@ -76,6 +76,12 @@ def test_the_figures_of_rollouts_are_complete():
     assert all(len(times) == 2 for times in figures["all_s"].values())
 
 
+def test_the_slowest_way_can_be_measured_less_often():
+    figures = measure_rollouts(rollouts_config(repeats=3, whole_prefix_repeats=1))
+    assert [len(figures["all_s"][way]) for way in ("cache", "whole_prefix")] == [3, 1]
+    assert figures["ways"]["whole_prefix"]["cpu_to_cache"] > 0
+
+
 def test_transformers_takes_part_where_it_is_there():
     pytest.importorskip("transformers")
     figures = measure_rollouts(rollouts_config(transformers=True))

@@ -139,8 +139,30 @@ def test_trust_is_one_minus_chrf():
         1 - scorer.sentence_score(hypothesis, [reference]).score / 100
         for hypothesis, reference in zip(HYPOTHESES, REFERENCES, strict=True)
     ]
-    assert found == pytest.approx(expected, abs=1e-12)
-    assert chrf_errors(["", " ", "a", "Haus"], ["", "", "", "Haus"]).tolist() == [0, 0, 1, 0]
+    assert (found / 1e6).tolist() == pytest.approx(expected, abs=0.5e-6 + 1e-12)
+    texts = ["", " ", "a", "Haus", "", "H aus"]
+    against = ["", "", "", "Haus", "Haus", "Haus"]
+    assert chrf_errors(texts, against).tolist() == [0, 0, 1_000_000, 0, 1_000_000, 0]
+
+
+@given(pairs=st.lists(st.tuples(sentences, sentences), min_size=1, max_size=6))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_trust_of_any_sentence_is_sacrebleu_s_to_the_millionth(pairs):
+    mine, theirs = map(list, zip(*pairs, strict=True))
+    for found, hypothesis, reference in zip(
+        chrf_errors(mine, theirs), *(mine, theirs), strict=True
+    ):
+        score = sacrebleu.sentence_chrf(hypothesis, [reference]).score
+        both_empty = not hypothesis and not reference
+        expected = 0.0 if both_empty else 1 - score / 100
+        assert found / 1e6 == pytest.approx(expected, abs=0.5e-6 + 1e-12)
+
+
+def test_equal_chrf_of_different_texts_is_the_same_integer():
+    """The same counts order by order, reached by errors in different places."""
+    reference = "abcdefgh"
+    mine = ["Xbcdefgh", "abcdefgX"]
+    assert len(set(chrf_errors(mine, [reference] * 2).tolist())) == 1
 
 
 def many(count=80, seed=3):

@@ -11,7 +11,7 @@ from teacher_examples import example_outputs
 from kd_ray.config.strategies import Average, Best, Confidence, Fixed, TopM, TrustTable, Weighted
 from kd_ray.core.contracts import Fusion
 from kd_ray.core.strategies import finish, fuse, local, merge
-from kd_ray.core.trust import TrustError, check_trust_on_rollouts, table_for
+from kd_ray.core.trust import TrustError, check_trust, table_for
 
 RATES = (12.0, 3.5, 40.0, 3.5, 9.0, 25.0, 60.0)
 WEIGHTS = (0.0, 2.0, 1.0, 0.0, 3.0, 0.5, 0.5)
@@ -202,16 +202,23 @@ def test_the_schema_wants_a_table_in_corpus_scope_and_nowhere_else():
 
 
 def test_error_rates_along_a_rollout_are_refused_and_the_rest_is_not():
-    about = {"num_teachers": 4, "labels": False, "speech": False}
-    for strategy in (Weighted(trust="teacher_forced"), Best(), TopM(m=2)):
+    about = {"num_teachers": 4, "labels": False, "rollouts": True}
+    forced = [Weighted(trust="teacher_forced"), Best(trust="teacher_forced_chrf")]
+    for strategy in (*forced, Best(), TopM(m=2)):
         with pytest.raises(TrustError, match=r"Ways out: scope 'corpus'.*trust 'confidence'"):
-            check_trust_on_rollouts(strategy, **about)
-        check_trust_on_rollouts(strategy, num_teachers=1, labels=False, speech=False)
-    with pytest.raises(TrustError, match="the student's mistakes"):
-        check_trust_on_rollouts(
-            Weighted(trust="teacher_forced"), num_teachers=2, labels=True, speech=True
-        )
+            check_trust(strategy, **about)
+        check_trust(strategy, num_teachers=1, labels=False, rollouts=True)
+    for strategy in forced:
+        with pytest.raises(TrustError, match="the student's mistakes"):
+            check_trust(strategy, num_teachers=2, labels=True, rollouts=True)
+        check_trust(strategy, num_teachers=2, labels=False, rollouts=False)
     for name in ("confidence", "confidence_best", "fixed", "corpus_weighted", "top_2_corpus"):
-        check_trust_on_rollouts(strategies(4)[name], **about)
-    check_trust_on_rollouts(Average(), **about)
-    check_trust_on_rollouts(Weighted(), num_teachers=4, labels=True, speech=True)
+        check_trust(strategies(4)[name], **about)
+    check_trust(Average(), **about)
+    check_trust(Weighted(), num_teachers=4, labels=True, rollouts=True)
+
+
+def test_errors_of_paths_that_nobody_writes_are_refused_on_references_too():
+    with pytest.raises(TrustError, match=r"which not all .* Ways out: trust 'teacher_forced', sco"):
+        check_trust(Weighted(), num_teachers=2, labels=False, rollouts=False)
+    check_trust(Weighted(), num_teachers=2, labels=True, rollouts=False)

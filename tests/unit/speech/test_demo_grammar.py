@@ -294,14 +294,18 @@ def test_a_small_vocabulary_keeps_to_the_most_frequent_words():
 
 
 def test_an_exhausted_vocabulary_says_so(monkeypatch):
-    monkeypatch.setattr(SentenceSource, "_PATIENCE", 20)
-    source = SentenceSource(1, 3, vocabulary=100)
+    # Six words: sentences of three are rare among what is drawn. Which words are frequent is told
+    # from a tenth of the draws, and forgotten again.
+    monkeypatch.setattr(grammar_module, "_COUNTED_SENTENCES", 1_000)
+    monkeypatch.setattr(grammar_module, "frequent_words", frequent_words.__wrapped__)
+    monkeypatch.setattr(SentenceSource, "_PATIENCE", 300)
+    source = SentenceSource(1, 6, vocabulary=40)
     found = []
 
     def exhaust():
         while True:
             found.append(source.next("text_only"))
 
-    with pytest.raises(GrammarExhaustedError, match=r"out of 100.*raise max_words or vocabulary"):
+    with pytest.raises(GrammarExhaustedError, match=r"out of 40.*raise max_words or vocabulary"):
         exhaust()
     assert found

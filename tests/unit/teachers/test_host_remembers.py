@@ -103,7 +103,9 @@ class TestCache:
         (again,) = answers(host, one)
         assert passes(teachers) == 2
         assert_same(one, again, first)
-        answers(host, dataclasses.replace(one, writing=dataclasses.replace(one.writing, beam_size=3)))
+        answers(
+            host, dataclasses.replace(one, writing=dataclasses.replace(one.writing, beam_size=3))
+        )
         assert passes(teachers) == 4
 
     def test_a_teacher_that_is_quarantined_is_forgotten(self):
@@ -147,9 +149,7 @@ class TestJobs:
         )
         assert finished.partial is None
         expected = strategies.finish(plain.partial)
-        np.testing.assert_array_equal(
-            finished.fused.tokens.log_probs, expected.tokens.log_probs
-        )
+        np.testing.assert_array_equal(finished.fused.tokens.log_probs, expected.tokens.log_probs)
         # Somebody is missing: others may have to be merged in.
         host = TeacherHost([FakeTeacher(1), FakeTeacher(2, broken_after=0)])
         (partial,) = answers(host, one, calls=[Call(finish=True)])
@@ -193,9 +193,7 @@ class TestTurns:
             TeacherCard(dataclasses.replace(teacher.info, index=index), 1, (0, 0))
             for index, teacher in teachers.items()
         ]
-        residency = Residency(
-            cards, lambda card, device: teachers[card.index], max_bytes=capacity
-        )
+        residency = Residency(cards, lambda card, device: teachers[card.index], max_bytes=capacity)
 
         class Some(AllLoaded):
             in_turns = capacity < count

@@ -91,7 +91,8 @@ def test_files_are_a_parquet_dataset_with_documented_columns(tmp_path):
     assert table.num_rows == 30
     assert set(table.column_names) == {
         "utterance_id", "prefix_digest", "ctc_string", "frames", "positions", "log_probs",
-        "ctc_errors", "decoder_errors", "reference_length", "confidence", "split", "teacher",
+        "ctc_errors", "decoder_errors", "reference_length", "confidence", "chrf_errors", "split",
+        "teacher",
     }  # fmt: skip
     path = tmp_path / "store" / "split=train" / f"teacher={D[0]}" / "part-00000.parquet"
     assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
@@ -391,7 +392,7 @@ def test_opening_says_what_is_missing(tmp_path):
     with pytest.raises(StoreError, match=r"(?s)store\.json is incomplete.*eos"):
         TargetStore.open(tmp_path / "store")
     index.write_text(json.dumps({**said, "version": 7}))
-    with pytest.raises(StoreError, match="has version 7, this package reads version 1"):
+    with pytest.raises(StoreError, match="has version 7, this package reads version 2"):
         TargetStore.open(tmp_path / "store")
     index.write_text(text)
     (tmp_path / "store" / "_plans" / "train.parquet").unlink()
