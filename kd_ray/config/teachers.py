@@ -54,8 +54,17 @@ class PoolSource(Section):
     batching: Literal["per_request", "timed"] = "timed"
     """`per_request` never mixes requests (bitwise repeatable); `timed` fills micro-batches."""
     max_batch_utterances: int = Field(32, ge=1)
+    max_batch_frames: int | None = Field(None, ge=1)
+    """Largest padded area of a forward pass, utterances times the longest, in frames (text
+    teachers: source tokens); null: any."""
     batch_wait_ms: float = Field(2.0, ge=0)
     """Longest wait for companions of a request; none while the host is idle."""
+    memory_mib: float | None = Field(None, gt=0)
+    """Of a host, for teachers' weights; where they need more, teachers are loaded by turns; null:
+    all are loaded."""
+    cache_mib: float = Field(0.0, ge=0)
+    """Of a host, for what its teachers said: another strategy, temperature or epoch over the same
+    prefixes then costs no computation; 0: nothing is remembered."""
     deadline_s: float = Field(60.0, gt=0)
     """A host that has not answered by then is left out (see `quorum`)."""
     start_timeout_s: float = Field(300.0, gt=0)
@@ -76,6 +85,17 @@ class PoolSource(Section):
     max_bytes_in_flight_mib: float = Field(256.0, gt=0)
     weight: float = Field(1.0, gt=0)
     """This job's share of busy hosts, where several jobs share a pool."""
+
+    @model_validator(mode="after")
+    def _repeats_are_exact(self) -> Self:
+        if self.batching == "per_request" and (self.cache_mib or self.replicas > 1):
+            raise ValueError(
+                "batching 'per_request' promises answers that repeat bit for bit, which rows that "
+                f"were computed in other batches (cache_mib {self.cache_mib:g}) or on whichever "
+                f"host is free (replicas {self.replicas}) do not; take batching 'timed', or leave "
+                "them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _replicas_have_hosts(self) -> Self:

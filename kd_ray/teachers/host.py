@@ -315,19 +315,12 @@ class TeacherHost:
         for index in asked:
             digest = self._infos[index].front_end_digest
             if digest not in inputs:
-                reader = await self._reader(digest, index)
-                inputs[digest] = await _run_in(self._helper, reader, waveforms, part.texts)
+                if digest not in self._readers:
+                    self._readers[digest] = self._residents.reader(index)
+                inputs[digest] = await _run_in(
+                    self._helper, self._readers[digest], waveforms, part.texts
+                )
         return inputs
-
-    async def _reader(self, digest: str, index: int) -> Reader:
-        """What makes the inputs of this digest; a teacher has it."""
-        if digest not in self._readers:
-            self._readers[digest] = await _run_in(self._passes, self._reader_of, index)
-        return self._readers[digest]
-
-    def _reader_of(self, index: int) -> Reader:
-        with self._residents.use(index) as teacher:
-            return teacher.reader
 
     async def _ask_teacher(self, index: int, opened: _Open) -> Done | None:
         """One teacher's output for the whole request; None if it could not be had."""

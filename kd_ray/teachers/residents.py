@@ -19,6 +19,7 @@ from kd_ray.teachers.cards import Blueprints, TeacherCard, card_of
 from kd_ray.teachers.loading import CheckpointLoader, WarmStore
 from kd_ray.teachers.readers import Reader
 from kd_ray.teachers.residency import Residency, ResidencyStatus
+from kd_ray.teachers.teacher import reader_of
 
 
 class ScoringTeacher(Protocol):
@@ -70,6 +71,10 @@ class Residents(Protocol):
         """What is loaded; None where everything always is."""
         ...
 
+    def reader(self, index: int) -> Reader:
+        """Makes a teacher's inputs; nothing is loaded for it."""
+        ...
+
     def use(self, index: int) -> AbstractContextManager[ScoringTeacher]:
         """The teacher, loaded while the context lasts; `LoadFailed` if it cannot be had."""
         ...
@@ -96,6 +101,10 @@ class AllLoaded:
     def infos(self) -> Mapping[int, TeacherInfo]:
         """Who they are."""
         return {index: teacher.info for index, teacher in self._teachers.items()}
+
+    def reader(self, index: int) -> Reader:
+        """Makes a teacher's inputs."""
+        return self._teachers[index].reader
 
     @contextmanager
     def use(self, index: int) -> Iterator[ScoringTeacher]:
@@ -125,20 +134,27 @@ class Paged:
         blueprints: Blueprints | None = None,
     ) -> None:
         warm = WarmStore(warm_bytes) if warm_bytes else None
+        self._blueprints = blueprints or Blueprints()
+        self._cards = {card.index: card for card in cards}
         self._residency = Residency(
-            cards, CheckpointLoader(warm, blueprints), max_bytes=max_bytes, device=device
+            cards, CheckpointLoader(warm, self._blueprints), max_bytes=max_bytes, device=device
         )
         self.in_turns = sum(card.weight_bytes for card in cards) > max_bytes
 
     @property
     def infos(self) -> Mapping[int, TeacherInfo]:
         """Who they are."""
-        return {card.index: card.info for card in self._residency.cards}
+        return {index: card.info for index, card in sorted(self._cards.items())}
 
     @property
     def status(self) -> ResidencyStatus:
         """What is loaded, and how often teachers were."""
         return self._residency.status
+
+    def reader(self, index: int) -> Reader:
+        """Makes a teacher's inputs; needs its configuration and tokens alone."""
+        card = self._cards[index]
+        return reader_of(self._blueprints.system(card.folder, card.info.digest))
 
     def use(self, index: int) -> AbstractContextManager[ScoringTeacher]:
         """The teacher, loaded if need be."""

@@ -23,8 +23,9 @@ from kd_ray.config.teachers import PoolSource as PoolSettings
 from kd_ray.core import strategies
 from kd_ray.core.contracts import Audio, Generate, Score, TeachersInfo, Written
 from kd_ray.teachers.answers import Call
-from kd_ray.teachers.host import HostStatus, ScoringTeacher, TeacherHost
+from kd_ray.teachers.host import HostStatus, TeacherHost
 from kd_ray.teachers.policies import deal
+from kd_ray.teachers.residents import AllLoaded, Residents, ScoringTeacher, paged_from_folders
 from kd_ray.teachers.transcriber import TranscriberSpec, load_transcriber
 
 logger = logging.getLogger(__name__)
@@ -32,17 +33,11 @@ logger = logging.getLogger(__name__)
 Loader = Callable[[Sequence[Path], str], Sequence[ScoringTeacher]]
 """(checkpoint folders, device) -> teachers, in the same order; called in the host's process."""
 
+_MIB = 1 << 20
+
 
 class PoolStartError(RuntimeError):
     """A host could not be started, or could not load its teachers."""
-
-
-def load_from_folders(folders: Sequence[Path], device: str) -> Sequence[ScoringTeacher]:
-    """The loader of real pools."""
-    # Only a host's process needs the model code.
-    from kd_ray.teachers.teacher import load_teachers
-
-    return load_teachers(folders, device)
 
 
 Kept = strategies.Partial | strategies.FusedTargets | None
@@ -57,18 +52,30 @@ class HostProcess:
         indices: Sequence[int],
         num_teachers: int,
         settings: PoolSettings,
-        load: Loader,
+        load: Loader | None,
         recognizer: TranscriberSpec | None = None,
     ) -> None:
         torch.set_num_threads(max(1, math.floor(settings.cpus_per_host)))
         device = "cuda" if settings.gpus_per_host > 0 else "cpu"
+        residents: Residents
+        if load is None:
+            memory_mib = settings.memory_mib
+            residents = paged_from_folders(
+                folders,
+                indices,
+                device=device,
+                max_bytes=None if memory_mib is None else int(memory_mib * _MIB),
+            )
+        else:
+            residents = AllLoaded(load(folders, device), indices)
         self._host = TeacherHost(
-            load(folders, device),
-            indices=indices,
+            residents,
             num_teachers=num_teachers,
             batching=settings.batching,
             max_batch_utterances=settings.max_batch_utterances,
+            max_batch_frames=settings.max_batch_frames,
             batch_wait_ms=settings.batch_wait_ms,
+            cache_bytes=int(settings.cache_mib * _MIB),
             transcriber=load_transcriber(recognizer, device),
         )
 
@@ -124,7 +131,7 @@ class HostStarter:
         self,
         folders: Sequence[Path],
         settings: PoolSettings,
-        load: Loader,
+        load: Loader | None,
         recognizer: TranscriberSpec | None = None,
     ) -> None:
         self._folders = tuple(folders)

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from kd_ray.cluster.pool.address import HostHandle, PoolAddress
-from kd_ray.cluster.pool.hosts import HostStarter, Loader, kill_hosts, load_from_folders
+from kd_ray.cluster.pool.hosts import HostStarter, Loader, kill_hosts
 from kd_ray.cluster.pool.keeper import PoolKeeper
 from kd_ray.config.teachers import PoolSource as PoolSettings
 from kd_ray.teachers.answers import OnEvent
@@ -33,7 +33,7 @@ class TeacherPool:
         folders: Sequence[Path],
         settings: PoolSettings,
         *,
-        load: Loader = load_from_folders,
+        load: Loader | None = None,
         recognizer: TranscriberSpec | None = None,
         on_event: OnEvent | None = None,
     ) -> Self:
@@ -42,7 +42,8 @@ class TeacherPool:
         Args:
             folders: checkpoint folders of the teachers, in the order of the list.
             settings: section `teachers.source` of the configuration.
-            load: makes teachers of folders, in the host's process.
+            load: makes teachers of folders, in the host's process; None: they are checkpoints,
+                of which no more are loaded than fit into `settings.memory_mib`.
             recognizer: transcribes for text teachers; every host loads it.
             on_event: where deaths of hosts and their return are written down.
 

@@ -180,10 +180,25 @@ def asked(wanted, dtype="float32", **more):
 def test_an_entry_answers_what_it_holds_and_nothing_more():
     both, tokens, labels = asked({"tokens", "labels"}), asked({"tokens"}), asked({"labels"})
     rounded, rounded_both = asked({"tokens"}, "float16"), asked({"tokens", "labels"}, "float16")
-    assert set(wider(labels)) == {labels, both, rounded_both}
-    assert set(wider(tokens)) == {tokens, both}
-    assert set(wider(rounded)) == {rounded, rounded_both, tokens, both}
-    assert set(wider(both)) == {both}
+    with_chrf = {
+        narrow: asked({*wanted, "chrf"}, dtype)
+        for narrow, wanted, dtype in (
+            (both, ("tokens", "labels"), "float32"), (tokens, ("tokens",), "float32"),
+            (labels, ("labels",), "float32"), (rounded, ("tokens",), "float16"),
+            (rounded_both, ("tokens", "labels"), "float16"),
+        )
+    }  # fmt: skip
+
+    def and_chrf(*keys):
+        """These, and the same with chrF beside."""
+        return {*keys, *(with_chrf[key] for key in keys)}
+
+    assert set(wider(labels)) == and_chrf(labels, both, rounded_both)
+    assert set(wider(tokens)) == and_chrf(tokens, both)
+    assert set(wider(rounded)) == and_chrf(rounded, rounded_both, tokens, both)
+    assert set(wider(both)) == and_chrf(both)
+    assert set(wider(with_chrf[both])) == {with_chrf[both]}
+    assert both not in wider(with_chrf[labels])
     for key in (both, tokens, labels, rounded, rounded_both):
         assert wider(key)[0] == key
         for narrow in narrower(key):
