@@ -30,6 +30,7 @@ _HELP = {
     "recipe": "commands one after another, as `make demo` runs them",
     "study": "systems times seeds: one file for each, and a table of means and deviations",
     "replay": "a skipped update again: which utterances and parameters are not finite",
+    "pool": "teachers that run by themselves, for any number of jobs: up, status, drain, down",
     "bench": "what a step, a rollout or a loss costs (`kd-ray bench step CONFIG`)",
     "check": "find problems of a configuration before anything starts",
     "inspect": "one utterance: reference, teachers, weights, choice, student",
@@ -97,6 +98,11 @@ def _run(parsed: argparse.Namespace) -> int:
 
         return 0 if selftest(config, root).ok else 1
     _expect(config, parsed.command, parsed.config, getattr(parsed, "what", None))
+    if parsed.command == "pool":
+        COMMANDS["pool"]()(
+            config, root, parsed.action, force=parsed.force, as_json=parsed.json, watch=parsed.watch
+        )
+        return 0
     COMMANDS[parsed.command]()(config, root)
     return 0
 
@@ -134,6 +140,19 @@ def _parser() -> argparse.ArgumentParser:
         if name == "bench":
             command.add_argument(
                 "what", choices=["step", "rollouts", "sparse"], help="what is measured"
+            )
+        if name == "pool":
+            command.add_argument(
+                "action", choices=["up", "status", "drain", "down"], help="what is done"
+            )
+            command.add_argument("--force", action="store_true", help="down: also while in use")
+            command.add_argument("--json", action="store_true", help="status: as JSON")
+            command.add_argument(
+                "--watch",
+                type=float,
+                default=None,
+                metavar="S",
+                help="status: again every S seconds",
             )
         command.add_argument("config", metavar="CONFIG", help="YAML file")
         if name == "inspect":

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from kd_ray.config.commands import BenchStepConfig, DistillConfig, TrainConfig
-from kd_ray.config.teachers import StoreSource as StoreSection
+from kd_ray.config.sources import StoreSource as StoreSection
 from kd_ray.config.training import Supervised, Training
 from kd_ray.core.contracts import Audio, Fusion, Labels, Score, TeacherOutput, TeacherSource
 from kd_ray.core.losses import token_cross_entropy, token_tensors

@@ -15,11 +15,18 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from kd_ray.cluster.pool import PoolAddress, PoolSource, TeacherPool
+from kd_ray.cluster.pool import (
+    Attachment,
+    PoolAddress,
+    PoolSource,
+    TeacherPool,
+    attach,
+    join_cluster,
+)
 from kd_ray.cluster.runtime import ensure_ray
 from kd_ray.config.commands import DistillConfig, TrainConfig
-from kd_ray.config.teachers import PoolSource as PoolSection
-from kd_ray.config.teachers import StoreSource as StoreSection
+from kd_ray.config.sources import PoolSource as PoolSection
+from kd_ray.config.sources import StoreSource as StoreSection
 from kd_ray.core.contracts import TeacherSource
 from kd_ray.core.handshake import handshake
 from kd_ray.evaluation.run_folder import RunFolder
@@ -186,7 +193,7 @@ def open_source(
         )
     if isinstance(section, PoolSection):
         assert job.pool is not None
-        return PoolSource(job.pool, on_event=on_event)
+        return PoolSource(job.pool, on_event=on_event, job=config.name)
     assert folders is not None
     return LocalSource(
         load_teachers(folders, str(device)),
@@ -197,12 +204,14 @@ def open_source(
 
 def _start_pool(
     config: TrainConfig | DistillConfig, root: Path, run: RunFolder
-) -> TeacherPool | None:
+) -> TeacherPool | Attachment | None:
     if not isinstance(config, DistillConfig):
         return None
     section = config.teachers.source
     if not isinstance(section, PoolSection):
         return None
+    if section.name is not None:
+        return _attach(config, section, root, run)
     assert config.teachers.list is not None
     workers, hosts = config.workers, section.hosts
     cpus = math.ceil(workers.count * workers.cpus + hosts * section.cpus_per_host)
@@ -219,3 +228,17 @@ def _start_pool(
     )
     run.event("pool_started", hosts=section.hosts, teachers=len(folders))
     return pool
+
+
+def _attach(config: DistillConfig, section: PoolSection, root: Path, run: RunFolder) -> Attachment:
+    """Find a place in a pool that runs already."""
+    join_cluster()
+    digests = None
+    if config.teachers.list is not None:
+        folders = read_teacher_list(config.teachers.list, root)
+        digests = [checkpoint_digest(folder) for folder in folders]
+    attachment = attach(section, job=config.name, digests=digests)
+    teachers = len(attachment.address.info.teachers)
+    logger.info("%s: attached to the pool %s, %d teachers", config.name, section.name, teachers)
+    run.event("pool_attached", pool=section.name, teachers=teachers)
+    return attachment

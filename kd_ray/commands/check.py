@@ -23,7 +23,7 @@ from kd_ray.config.commands import (
 from kd_ray.config.data import ManifestCorpus
 from kd_ray.config.model import Model, TextToText
 from kd_ray.config.recipes import RecipeConfig, StudyConfig
-from kd_ray.config.teachers import PoolSource, StoreSource
+from kd_ray.config.sources import PoolSource, StoreSource
 from kd_ray.config.training import Workers
 from kd_ray.core.contracts import TeacherInfo, TeachersInfo
 from kd_ray.core.handshake import handshake

@@ -14,7 +14,7 @@ from kd_ray.config.base import Section
 from kd_ray.config.commands import DistillConfig, TrainConfig
 from kd_ray.config.load import load
 from kd_ray.config.recipes import RecipeConfig, RecipeStep, RecipeTask
-from kd_ray.config.teachers import PoolSource
+from kd_ray.config.sources import PoolSource
 from kd_ray.evaluation.run_folder import RunFolder, write_json
 
 logger = logging.getLogger(__name__)

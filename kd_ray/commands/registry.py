@@ -28,6 +28,7 @@ COMMANDS: dict[str, Callable[[], Callable[..., Any]]] = {
     "recipe": _lazily("recipe", "recipe"),
     "study": _lazily("study", "study"),
     "replay": _lazily("replay", "replay"),
+    "pool": _lazily("pool", "pool"),
     "bench": _lazily("bench", "bench"),
 }
 """Commands that read a configuration file of their own: name to a function that finds them."""

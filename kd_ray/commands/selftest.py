@@ -19,9 +19,9 @@ from kd_ray.cluster.runtime import ensure_ray
 from kd_ray.commands.signals import expect_distillation, score_request
 from kd_ray.config.base import Section
 from kd_ray.config.commands import DistillConfig
+from kd_ray.config.sources import PoolSource as PoolSection
+from kd_ray.config.sources import StoreSource as StoreSection
 from kd_ray.config.strategies import Average
-from kd_ray.config.teachers import PoolSource as PoolSection
-from kd_ray.config.teachers import StoreSource as StoreSection
 from kd_ray.core.contracts import Fusion, Score, Signal, TeacherSource
 from kd_ray.core.losses import forward_kl, token_tensors
 from kd_ray.evaluation.system import load_system, read_teacher_list

@@ -18,6 +18,7 @@ from kd_ray.config.evaluation import BleuTokenizer, CascadeSystem, Head, Protoco
 from kd_ray.config.generation import TranscribeConfig, TranslateConfig
 from kd_ray.config.imitation import PRESETS
 from kd_ray.config.model import Model, Recognizer, SpeechToText, TextToText
+from kd_ray.config.pool import PoolConfig
 from kd_ray.config.recipes import RecipeConfig, StudyConfig
 from kd_ray.config.teachers import Distillation, Teachers
 from kd_ray.config.training import Supervised, Training, Workers
@@ -368,6 +369,7 @@ CommandConfig = Annotated[
         Discriminator(what),
     ]
     | ReplayConfig
+    | PoolConfig
     | TranscribeConfig
     | TranslateConfig,
     Field(discriminator="command"),

@@ -24,90 +24,8 @@ from kd_ray.config.imitation import (
     RolloutTarget,
     Selector,
 )
+from kd_ray.config.sources import LocalSource, PoolSource, Source, StoreSource
 from kd_ray.config.strategies import Fusing, Strategy, Weighted
-
-
-class LocalSource(Section):
-    """Teachers live in the training process."""
-
-    type: Literal["local"] = "local"
-
-
-class StoreSource(Section):
-    """Signals were stored by `kd-ray infer-teachers`."""
-
-    type: Literal["store"] = "store"
-    path: str
-    """Folder of the target store."""
-
-
-class PoolSource(Section):
-    """Teachers live in Ray actors (hosts), several in each."""
-
-    type: Literal["pool"] = "pool"
-    hosts: int = Field(1, ge=1)
-    """Host processes; teachers are dealt to them in order."""
-    replicas: int = Field(1, ge=1)
-    """Hosts on which each teacher lives; with more than one, the loss of a host costs none."""
-    cpus_per_host: float = Field(1, gt=0)
-    gpus_per_host: float = Field(0, ge=0)
-    batching: Literal["per_request", "timed"] = "timed"
-    """`per_request` never mixes requests (bitwise repeatable); `timed` fills micro-batches."""
-    max_batch_utterances: int = Field(32, ge=1)
-    max_batch_frames: int | None = Field(None, ge=1)
-    """Largest padded area of a forward pass, utterances times the longest, in frames (text
-    teachers: source tokens); null: any."""
-    batch_wait_ms: float = Field(2.0, ge=0)
-    """Longest wait for companions of a request; none while the host is idle."""
-    memory_mib: float | None = Field(None, gt=0)
-    """Of a host, for teachers' weights; where they need more, teachers are loaded by turns; null:
-    all are loaded."""
-    cache_mib: float = Field(0.0, ge=0)
-    """Of a host, for what its teachers said: another strategy, temperature or epoch over the same
-    prefixes then costs no computation; 0: nothing is remembered."""
-    deadline_s: float = Field(60.0, gt=0)
-    """A host that has not answered by then is left out (see `quorum`)."""
-    start_timeout_s: float = Field(300.0, gt=0)
-    """Longest wait for a host to load its teachers."""
-    retry_after_s: float | None = Field(None, gt=0)
-    """A host that has not answered by then is asked no more where another host has its teachers;
-    null: half of `deadline_s`."""
-    recover_s: float = Field(60.0, ge=0)
-    """How long a request waits for lost hosts to come back where too few teachers are left; 0: it
-    fails at once, and lost hosts are not looked for."""
-    hung_after_s: float = Field(30.0, gt=2)
-    """A host that gives no sign of life for so long is ended and started again."""
-    max_deaths: int = Field(4, ge=0)
-    """A host that died more often than this within ten minutes stays down; 0: never started
-    again."""
-    quorum: float = Field(0.5, gt=0, le=1)
-    """Smallest share of teachers that must answer; weights are renormalised over those."""
-    max_bytes_in_flight_mib: float = Field(256.0, gt=0)
-    weight: float = Field(1.0, gt=0)
-    """This job's share of busy hosts, where several jobs share a pool."""
-
-    @model_validator(mode="after")
-    def _repeats_are_exact(self) -> Self:
-        if self.batching == "per_request" and (self.cache_mib or self.replicas > 1):
-            raise ValueError(
-                "batching 'per_request' promises answers that repeat bit for bit, which rows that "
-                f"were computed in other batches (cache_mib {self.cache_mib:g}) or on whichever "
-                f"host is free (replicas {self.replicas}) do not; take batching 'timed', or leave "
-                "them out"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _replicas_have_hosts(self) -> Self:
-        if self.replicas > self.hosts:
-            raise ValueError(
-                f"replicas is {self.replicas} and hosts is {self.hosts}: copies of a teacher live "
-                "on different hosts; raise hosts, or lower replicas"
-            )
-        return self
-
-
-Source = Annotated[LocalSource | StoreSource | PoolSource, Field(discriminator="type")]
 
 
 class OnTheFly(Section):
@@ -132,7 +50,7 @@ class Teachers(Section):
     list: str | tuple[str, ...] | None = None
     """A text file with one checkpoint folder a line (globs and # comments allowed), or a list.
 
-    With a store it may be left out: every teacher of the store.
+    With a store, or a pool that runs already, it may be left out: every teacher there.
     """
     source: Source = LocalSource()
     reads: TextColumn | Literal["asr_transcript"] | None = None
@@ -146,10 +64,13 @@ class Teachers(Section):
 
     @model_validator(mode="after")
     def _teachers_are_named(self) -> Self:
-        if not self.list and not isinstance(self.source, StoreSource):
+        knows = isinstance(self.source, StoreSource) or (
+            isinstance(self.source, PoolSource) and self.source.name is not None
+        )
+        if not self.list and not knows:
             raise ValueError(
                 f"list must name at least one teacher where source.type is {self.source.type!r} "
-                "(only a store knows its teachers by itself)"
+                "(only a store, or a pool that runs already, knows its teachers by itself)"
             )
         return self
 

@@ -10,8 +10,8 @@ import torch
 
 from kd_ray.config.commands import DistillConfig, TrainConfig
 from kd_ray.config.model import GlobalNormalizer
+from kd_ray.config.sources import PoolSource
 from kd_ray.config.strategies import Strategy
-from kd_ray.config.teachers import PoolSource
 from kd_ray.core.contracts import Reporter, TeacherSource
 from kd_ray.core.handshake import handshake
 from kd_ray.core.schedules import Progress as HowFar

@@ -11,7 +11,7 @@ import numpy as np
 from doubles import load_fake_teachers
 
 from kd_ray.cluster.pool import PoolSource, TeacherPool
-from kd_ray.config.teachers import PoolSource as PoolSettings
+from kd_ray.config.sources import PoolSource as PoolSettings
 from kd_ray.teachers.local_source import LocalSource
 
 SETTINGS = PoolSettings(

@@ -15,7 +15,7 @@ from source_losses import STRATEGIES, TOLERANCE, request_for, rows_of, update_lo
 from kd_ray.cluster.pool import PoolSource, TeacherPool
 from kd_ray.cluster.trainer import run_training
 from kd_ray.commands.selftest import selftest
-from kd_ray.config.teachers import PoolSource as PoolSection
+from kd_ray.config.sources import PoolSource as PoolSection
 from kd_ray.evaluation.run_folder import RunFolder, read_json_lines
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.teacher import load_teachers

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_ray.config.teachers import PoolSource as PoolSettings
+from kd_ray.config.sources import PoolSource as PoolSettings
 from kd_ray.core.contracts import TeacherInfo, TeachersInfo
 from kd_ray.teachers.answers import HostAnswer
 

@@ -19,7 +19,8 @@ from kd_ray.cluster.pool.address import (
     PoolAddress,
     arrays_bytes,
 )
-from kd_ray.config.teachers import PoolSource as PoolSettings
+from kd_ray.config.sources import HostSettings
+from kd_ray.config.sources import PoolSource as PoolSettings
 from kd_ray.core import strategies
 from kd_ray.core.contracts import Audio, Generate, Score, TeachersInfo, Written
 from kd_ray.teachers.answers import Call
@@ -51,7 +52,7 @@ class HostProcess:
         folders: Sequence[Path],
         indices: Sequence[int],
         num_teachers: int,
-        settings: PoolSettings,
+        settings: HostSettings,
         load: Loader | None,
         recognizer: TranscriberSpec | None = None,
     ) -> None:
@@ -116,6 +117,10 @@ class HostProcess:
     async def alive(self) -> None:
         """A sign of life."""
 
+    async def forget_job(self, job: str) -> None:
+        """A job has gone."""
+        self._host.forget_job(job)
+
     async def status(self) -> HostStatus:
         """Queue and counters."""
         return self._host.status
@@ -129,18 +134,23 @@ class HostStarter:
 
     def __init__(
         self,
-        folders: Sequence[Path],
-        settings: PoolSettings,
+        folders: Sequence[Path | str],
+        settings: HostSettings,
         load: Loader | None,
         recognizer: TranscriberSpec | None = None,
+        *,
+        pool: str | None = None,
+        namespace: str | None = None,
     ) -> None:
-        self._folders = tuple(folders)
+        self._folders = tuple(map(Path, folders))
         self._settings = settings
         self._load = load
         self._recognizer = recognizer
-        self._namespace = str(ray.get_runtime_context().namespace)
+        self._namespace = namespace or str(ray.get_runtime_context().namespace)
+        # Hosts of a named pool outlive the manager that started them.
+        self._lifetime = None if pool is None else "detached"
         dealt = deal(len(self._folders), settings.hosts, settings.replicas)
-        pool = uuid.uuid4().hex[:8]
+        pool = pool or uuid.uuid4().hex[:8]
         self.placement = {
             f"kd_ray-pool-{pool}-host-{number}": indices for number, indices in enumerate(dealt)
         }
@@ -165,6 +175,7 @@ class HostStarter:
         actor = HostActor.options(
             name=name,
             namespace=self._namespace,
+            lifetime=self._lifetime,
             num_cpus=self._settings.cpus_per_host,
             num_gpus=self._settings.gpus_per_host,
             max_restarts=0,
@@ -201,8 +212,10 @@ class HostStarter:
                 ) from error
         return arrivals
 
-    def address(self, arrivals: Sequence[HostArrival]) -> PoolAddress:
-        """Where clients find the pool."""
+    def address(
+        self, arrivals: Sequence[HostArrival], client: PoolSettings | None = None
+    ) -> PoolAddress:
+        """Where clients find the pool; `client`: how they ask, if that is known here."""
         infos = {info.index: info for arrival in arrivals for info in arrival.infos}
         return PoolAddress(
             namespace=self._namespace,
@@ -215,7 +228,7 @@ class HostStarter:
                 source="pool",
                 recognizer=arrivals[0].recognizer,
             ),
-            settings=self._settings,
+            settings=client or PoolSettings(),
         )
 
     def _warn_if_too_large(self) -> None:

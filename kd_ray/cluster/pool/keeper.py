@@ -91,6 +91,16 @@ class PoolKeeper:
         """Hosts that live or are starting."""
         return [host.handle for host in self._hosts if host.handle is not None]
 
+    @property
+    def named(self) -> dict[str, HostHandle]:
+        """Hosts that live or are starting, by name."""
+        return {host.name: host.handle for host in self._hosts if host.handle is not None}
+
+    @property
+    def arrivals(self) -> dict[str, HostArrival | None]:
+        """What hosts said when their teachers were loaded; None: down, or not yet."""
+        return {host.name: host.arrival for host in self._hosts}
+
     def close(self) -> None:
         """Look no more; the hosts are left as they are."""
         self._stop.set()

@@ -8,7 +8,7 @@ from typing import Self
 from kd_ray.cluster.pool.address import HostHandle, PoolAddress
 from kd_ray.cluster.pool.hosts import HostStarter, Loader, kill_hosts
 from kd_ray.cluster.pool.keeper import PoolKeeper
-from kd_ray.config.teachers import PoolSource as PoolSettings
+from kd_ray.config.sources import PoolSource as PoolSettings
 from kd_ray.teachers.answers import OnEvent
 from kd_ray.teachers.policies.health import HealthLimits
 from kd_ray.teachers.transcriber import TranscriberSpec
@@ -66,7 +66,7 @@ class TeacherPool:
                 hung_after_s=settings.hung_after_s, max_deaths=settings.max_deaths + 1
             )
             keeper = PoolKeeper(starter, names, arrivals, limits, on_event)
-        return cls(starter.address(arrivals), handles, keeper)
+        return cls(starter.address(arrivals, settings), handles, keeper)
 
     def close(self) -> None:
         """End the hosts; a second call does nothing."""

@@ -83,5 +83,5 @@ def test_teachers_are_dealt_once_each_and_evenly(num_teachers, hosts):
 
 
 def test_dealing_no_teachers_is_refused():
-    with pytest.raises(ValueError, match="got 0 teachers.*on 2 hosts"):
+    with pytest.raises(ValueError, match="got 0 teachers"):
         deal(0, 2)

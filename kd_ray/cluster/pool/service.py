@@ -1,0 +1,256 @@
+"""Named pools, from outside: starting, attaching, looking, ending."""
+
+import dataclasses
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from kd_ray.cluster.pool.address import PoolAddress
+from kd_ray.cluster.pool.hosts import Loader, PoolStartError
+from kd_ray.cluster.pool.manager import (
+    NAMESPACE,
+    Lease,
+    PoolManager,
+    PoolSpec,
+    PoolStatus,
+)
+from kd_ray.cluster.pool.roster import HOST_GONE
+from kd_ray.cluster.runtime import RayHandle, ensure_ray
+from kd_ray.config.pool import PoolConfig
+from kd_ray.config.sources import PoolSource as PoolSettings
+from kd_ray.core.contracts import PROTOCOL_VERSION, TeachersInfo
+from kd_ray.teachers.transcriber import TranscriberSpec
+
+logger = logging.getLogger(__name__)
+
+_PREFIX = "kd_ray-manager-"
+_ANSWER_S = 30.0
+
+
+class PoolError(RuntimeError):
+    """A named pool is not there, or is in the way; the text says the way out."""
+
+
+def join_cluster() -> RayHandle:
+    """Be connected to a running cluster.
+
+    Raises:
+        PoolError: none is named; a pool in a private one would end with this command.
+    """
+    if not ray.is_initialized() and os.environ.get("RAY_ADDRESS", "local") in ("", "local"):
+        raise PoolError(
+            "a pool runs on a Ray cluster, and none is named: start one with `ray start --head`, "
+            "set RAY_ADDRESS to what it prints (auto: the one on this machine), and try again"
+        )
+    return ensure_ray()
+
+
+def up(
+    config: PoolConfig,
+    folders: Sequence[Path],
+    *,
+    recognizer: TranscriberSpec | None = None,
+    load: Loader | None = None,
+) -> PoolAddress:
+    """Start a pool and wait until its teachers are loaded; one that is up as it should be is found.
+
+    Raises:
+        PoolError: a pool of this name runs with other settings or teachers.
+        PoolStartError: a host could not be started; nothing stays behind.
+    """
+    spec = PoolSpec(config, tuple(map(str, folders)), recognizer, load)
+    manager = _find(config.name)
+    if manager is None:
+        manager = _ManagerActor.options(
+            name=_PREFIX + config.name,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            max_restarts=-1,
+            max_task_retries=2,
+            max_concurrency=16,
+            num_cpus=0,
+            scheduling_strategy="DEFAULT",
+        ).remote(spec)
+        logger.info("pool %s: starting %d hosts", config.name, config.hosts.hosts)
+    elif _ask(manager.spec.remote()) != spec:
+        raise PoolError(
+            f"a pool {config.name!r} runs already, with other settings or teachers; end it first "
+            f"(kd-ray pool down), or give this one another name"
+        )
+    try:
+        address: PoolAddress | None = None
+        while address is None:
+            address = _ask(manager.ready.remote(_ANSWER_S), 2 * _ANSWER_S)
+    except (PoolStartError, *HOST_GONE) as error:
+        ray.kill(manager, no_restart=True)
+        raise PoolStartError(f"pool {config.name}: {error}") from error
+    return address
+
+
+class Attachment:
+    """A job's place in a named pool; signs of life keep it, `close` gives it back."""
+
+    def __init__(self, name: str, job: str, weight: float, lease: Lease, view: PoolAddress) -> None:
+        self.address = view
+        self._name, self._job, self._weight = name, job, weight
+        self._lease = lease
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="pool-lease", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """The job needs the pool no more; a second call does nothing."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._thread.join()
+        manager = _find(self._name)
+        if manager is not None:
+            # Waited for: the process may end before a message is out.
+            ray.wait([manager.detach.remote(self._lease.number)], timeout=_ANSWER_S)
+
+    def _renew(self) -> None:
+        while not self._stop.wait(self._lease.lease_s / 3):
+            manager = _find(self._name)
+            if manager is not None:
+                manager.renew.remote(self._lease.number, self._job, self._weight)
+
+
+def attach(settings: PoolSettings, *, job: str, digests: Sequence[str] | None = None) -> Attachment:
+    """Attach a job to the pool `settings.name`.
+
+    Args:
+        settings: section `teachers.source` of the job.
+        job: what the pool's accounts call it.
+        digests: of the teachers that it asks, in its own order; None: all of the pool.
+
+    Raises:
+        PoolError: no such pool; it speaks another protocol, or lacks a teacher.
+        PoolDraining: it takes no further jobs.
+    """
+    assert settings.name is not None, "the section names a pool"
+    manager = _find(settings.name)
+    if manager is None:
+        running = ", ".join(map(repr, names())) or "none"
+        raise PoolError(
+            f"there is no pool {settings.name!r} on this cluster (running: {running}); start it "
+            "with `kd-ray pool up CONFIG`, or leave out teachers.source.name to start hosts for "
+            "this job alone"
+        )
+    lease: Lease = _ask(manager.attach.remote(job, settings.weight), None)
+    try:
+        view = _view(lease.address, settings, digests)
+    except PoolError:
+        manager.detach.remote(lease.number)
+        raise
+    return Attachment(settings.name, job, settings.weight, lease, view)
+
+
+def status(name: str) -> PoolStatus:
+    """How a pool is doing; `PoolError` if there is none."""
+    found: PoolStatus = _ask(_existing(name).status.remote())
+    return found
+
+
+def drain(name: str) -> int:
+    """Let a pool take no further jobs; how many are attached."""
+    attached: int = _ask(_existing(name).drain.remote())
+    return attached
+
+
+def down(name: str, *, force: bool = False) -> None:
+    """End a pool.
+
+    Raises:
+        PoolError: there is none, or jobs are attached and `force` is not set.
+    """
+    manager = _existing(name)
+    try:
+        jobs: list[str] = _ask(manager.end.remote(force=force))
+    except HOST_GONE:
+        jobs = []
+    if jobs:
+        raise PoolError(
+            f"the pool {name!r} is in use by {', '.join(jobs)}; wait for them, let it take no "
+            "further jobs (kd-ray pool drain), or end it all the same (--force)"
+        )
+    ray.kill(manager, no_restart=True)
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if actor["namespace"] == NAMESPACE and actor["name"].startswith(
+            f"kd_ray-pool-{name}-host-"
+        ):
+            ray.kill(ray.get_actor(actor["name"], namespace=NAMESPACE), no_restart=True)
+
+
+def names() -> list[str]:
+    """Pools of this cluster."""
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    return sorted(
+        actor["name"].removeprefix(_PREFIX)
+        for actor in actors
+        if actor["namespace"] == NAMESPACE and actor["name"].startswith(_PREFIX)
+    )
+
+
+def _view(
+    address: PoolAddress, settings: PoolSettings, digests: Sequence[str] | None
+) -> PoolAddress:
+    """The pool as a job sees it: its own settings, its own teachers in its own order."""
+    if address.info.protocol != PROTOCOL_VERSION:
+        raise PoolError(
+            f"the pool {settings.name!r} speaks protocol {address.info.protocol} (kd_ray "
+            f"{address.info.package}), and this job {PROTOCOL_VERSION}; start the pool again with "
+            "the job's version of kd_ray, or the job with the pool's"
+        )
+    teachers = address.info.teachers
+    places = list(range(len(teachers)))
+    if digests is not None:
+        known = {teacher.digest: teacher.index for teacher in teachers}
+        missing = [digest for digest in digests if digest not in known]
+        if missing:
+            have = ", ".join(f"{teacher.name} ({teacher.digest})" for teacher in teachers[:8])
+            raise PoolError(
+                f"the pool {settings.name!r} lacks {len(missing)} of the {len(digests)} teachers "
+                f"in teachers.list (digests {', '.join(missing[:4])}); it has {have}"
+                f"{', ...' if len(teachers) > 8 else ''}. Leave out teachers.list to ask all of "
+                "them, or start a pool with yours"
+            )
+        places = [known[digest] for digest in digests]
+    own = tuple(
+        dataclasses.replace(teachers[place], index=number) for number, place in enumerate(places)
+    )
+    info = TeachersInfo(teachers=own, source="pool", recognizer=address.info.recognizer)
+    return dataclasses.replace(address, info=info, settings=settings, places=tuple(places))
+
+
+def _find(name: str) -> Any:
+    try:
+        return ray.get_actor(_PREFIX + name, namespace=NAMESPACE)
+    except ValueError:
+        return None
+
+
+def _existing(name: str) -> Any:
+    manager = _find(name)
+    if manager is None:
+        running = ", ".join(map(repr, names())) or "none"
+        raise PoolError(f"there is no pool {name!r} on this cluster (running: {running})")
+    return manager
+
+
+def _ask(reference: Any, timeout_s: float | None = _ANSWER_S) -> Any:
+    """What the manager says; its own errors come without Ray's around them."""
+    try:
+        return ray.get(reference, timeout=timeout_s)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RuntimeError | ValueError):
+            raise error.cause from None
+        raise
+
+
+_ManagerActor = ray.remote(PoolManager)

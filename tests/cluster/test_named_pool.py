@@ -1,0 +1,187 @@
+"""Pools that run by themselves: jobs come and go, share teachers and what those said."""
+
+import os
+import signal as signals
+import time
+from pathlib import Path
+
+import pytest
+import ray
+from doubles import load_fake_teachers, request
+from pool_help import FOUR, assert_same_signal, is_gone, local_signal, until
+
+from kd_ray.cluster.pool import PoolError, PoolSource, PoolStartError, attach, service
+from kd_ray.cluster.pool.manager import NAMESPACE, PoolDraining
+from kd_ray.commands.pool import as_plain, show
+from kd_ray.config.pool import PoolConfig
+from kd_ray.config.sources import PoolSource as PoolSection
+from kd_ray.config.strategies import Average, Best, Weighted
+from kd_ray.teachers.local_source import LocalSource
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+
+def config(name, **changes):
+    hosts = {"hosts": 2, "cpus_per_host": 0.25, "cache_mib": 16, "start_timeout_s": 120}
+    return PoolConfig.model_validate(
+        {
+            "command": "pool",
+            "name": name,
+            "teachers": {"list": "unused"},
+            "hosts": hosts | changes.pop("hosts", {}),
+            "lease_s": 3,
+            **changes,
+        }
+    )
+
+
+def up(name, folders=FOUR, **changes):
+    return service.up(config(name, **changes), folders, load=load_fake_teachers)
+
+
+def section(name, **changes):
+    return PoolSection(type="pool", name=name, recover_s=30, **changes)
+
+
+def actors():
+    return [a["name"] for a in ray.util.list_named_actors(all_namespaces=True)
+            if a["namespace"] == NAMESPACE]  # fmt: skip
+
+
+def passes(name):
+    return sum(host.status.batches.passes for host in service.status(name).hosts)
+
+
+def kinds(name):
+    return [event["kind"] for event in service.status(name).events]
+
+
+@pytest.fixture(scope="module")
+def shared(local_ray):
+    up("shared")
+    yield "shared"
+    service.down("shared", force=True)
+    assert not [name for name in actors() if "shared" in name]
+
+
+def test_jobs_share_teachers_and_a_later_one_finds_the_cache_warm(shared, capsys):
+    first, second = attach(section(shared), job="a"), attach(section(shared, weight=2), job="b")
+    sources = [PoolSource(each.address, job=job) for each, job in ((first, "a"), (second, "b"))]
+    requests = [request(seed, strategy=Weighted()) for seed in range(4)]
+    pending = [source.ask(one) for one in requests for source in sources]
+    for index, waiting in enumerate(pending):
+        assert_same_signal(waiting.result(30), local_signal(FOUR, requests[index // 2], range(4)))
+    status = service.status(shared)
+    assert {job.name: job.weight for job in status.jobs} == {"a": 1.0, "b": 2.0}
+    show(status)
+    assert "pool shared: up" in capsys.readouterr().out
+    plain = as_plain(status)
+    assert plain["by_job"]["a"]["utterances"] + plain["by_job"]["b"]["utterances"] > 0
+    before = passes(shared)
+
+    # Another strategy and temperature: no teacher computes anything.
+    third = attach(section(shared), job="c")
+    later = PoolSource(third.address, job="c")
+    for seed in range(4):
+        one = request(seed, strategy=Best())
+        assert_same_signal(later.ask(one).result(30), local_signal(FOUR, one, range(4)))
+    assert passes(shared) == before
+    with pytest.raises(PoolError, match=r"in use by a, b, c.*--force"):
+        service.down(shared)
+    for each in (later, *sources, third, second, first):
+        each.close()
+    assert service.status(shared).jobs == ()
+
+
+def test_a_job_asks_some_of_the_teachers_in_its_own_order(shared):
+    attachment = attach(section(shared), job="two", digests=["digest-4", "digest-2"])
+    source = PoolSource(attachment.address, job="two")
+    assert [info.name for info in source.describe().teachers] == ["fake-4", "fake-2"]
+    one = request(11, strategy=Average())
+    own = LocalSource(load_fake_teachers([FOUR[3], FOUR[1]], "cpu"))
+    assert_same_signal(source.ask(one).result(30), own.ask(one).result(30))
+    own.close()
+    source.close()
+    attachment.close()
+    with pytest.raises(PoolError, match=r"lacks 1 of the 2 teachers.*fake-1 \(digest-1\)"):
+        attach(section(shared), job="wrong", digests=["digest-1", "digest-9"])
+    until(lambda: service.status(shared).jobs == ())
+
+
+def test_hosts_go_on_while_the_manager_is_away_and_it_finds_them_again(shared):
+    attachment = attach(section(shared), job="patient")
+    source = PoolSource(attachment.address, job="patient")
+    hosts = {host.pid for host in attachment.address.hosts}
+    manager = ray.get_actor("kd_ray-manager-shared", namespace=NAMESPACE)
+    pid = ray.get(manager.__ray_call__.remote(lambda self: os.getpid()))
+    os.kill(pid, signals.SIGKILL)
+    one = request(21)
+    assert_same_signal(source.ask(one).result(30), local_signal(FOUR, one, range(4)))
+    assert is_gone(pid)
+    until(lambda: _state(shared) == "up")
+    assert {host.pid for host in service.status(shared).hosts} == hosts
+    # Its signs of life attach the job again.
+    until(lambda: [job.name for job in service.status(shared).jobs] == ["patient"])
+    source.close()
+    attachment.close()
+
+
+def _state(name):
+    try:
+        return service.status(name).state
+    except ray.exceptions.RayError:
+        return None
+
+
+def test_a_job_that_falls_silent_is_given_up(shared):
+    attachment = attach(section(shared), job="silent")
+    attachment._stop.set()
+    until(lambda: "job_lost" in kinds(shared), within_s=15)
+    assert service.status(shared).jobs == ()
+
+
+def test_the_wrong_name_and_other_settings_are_refused(shared):
+    with pytest.raises(PoolError, match=r"no pool 'shraed'.*running: 'shared'.*kd-ray pool up"):
+        attach(section("shraed"), job="x")
+    with pytest.raises(PoolError, match="no pool 'shraed'"):
+        service.status("shraed")
+    with pytest.raises(PoolError, match="runs already, with other settings or teachers"):
+        up("shared", hosts={"cache_mib": 1})
+    assert up("shared").info.teachers == attachment_free_address("shared").info.teachers
+
+
+def attachment_free_address(name):
+    manager = ray.get_actor(f"kd_ray-manager-{name}", namespace=NAMESPACE)
+    return ray.get(manager.ready.remote(10))
+
+
+def test_hosts_that_nobody_needs_are_released_and_come_back():
+    up("sleepy", hosts={"hosts": 1}, idle_release_s=1.5)
+    until(lambda: service.status("sleepy").state == "asleep")
+    until(lambda: not [name for name in actors() if name.startswith("kd_ray-pool-sleepy")])
+    attachment = attach(section("sleepy"), job="early")
+    source = PoolSource(attachment.address, job="early")
+    one = request(1)
+    assert_same_signal(source.ask(one).result(60), local_signal(FOUR, one, range(4)))
+    assert service.drain("sleepy") == 1
+    with pytest.raises(PoolDraining, match="takes no further jobs"):
+        attach(section("sleepy"), job="late")
+    source.close()
+    attachment.close()
+    service.down("sleepy")
+    assert not [name for name in actors() if "sleepy" in name]
+
+
+def test_a_pool_that_cannot_start_leaves_nothing_behind():
+    started = time.monotonic()
+    with pytest.raises(PoolStartError, match=r"fakes/2-missing.*no such checkpoint"):
+        up("broken", [Path("fakes/1"), Path("fakes/2-missing")], hosts={"hosts": 1})
+    assert time.monotonic() - started < 100
+    until(lambda: not [name for name in actors() if "broken" in name])
+
+
+def test_without_a_cluster_the_way_to_one_is_named(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(PoolError, match="ray start --head"):
+        service.join_cluster()
