@@ -159,8 +159,10 @@ def _check_distill(config: DistillConfig, root: Path, found: Findings) -> None:
             infos = found.attempt(_selected, store, config.teachers.list, root)
     elif config.teachers.list is not None:
         infos = found.attempt(_describe_teachers, config.teachers.list, root)
-    hosts = source.hosts if isinstance(source, PoolSource) else 0
-    if isinstance(source, PoolSource):
+    hosts = 0
+    # Hosts of a pool that runs already are nothing that this job needs.
+    if isinstance(source, PoolSource) and source.name is None:
+        hosts = source.hosts
         _check_workers(
             config.workers, hosts * source.cpus_per_host, hosts * source.gpus_per_host, found
         )
@@ -170,6 +172,10 @@ def _check_distill(config: DistillConfig, root: Path, found: Findings) -> None:
         found.notes.append(
             f"teachers.source.hosts is {hosts}, and there are {len(infos)} teachers: a host needs "
             f"at least one, so {len(infos)} are started"
+        )
+    if infos is None and isinstance(source, PoolSource):
+        found.notes.append(
+            f"the teachers of the pool {source.name!r} are looked at when the run starts"
         )
     if data is None or infos is None:
         return

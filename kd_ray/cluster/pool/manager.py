@@ -165,11 +165,13 @@ class PoolManager:
                     "start another one, or this one again once it is down"
                 )
             number = uuid.uuid4().hex[:12]
-            self._jobs[number] = _Job(job, weight, time.time(), time.monotonic())
+            # It cannot give a sign of life before it knows its number.
+            timeout_s = self._spec.config.hosts.start_timeout_s
+            known = _Job(job, weight, time.time(), time.monotonic() + timeout_s)
+            self._jobs[number] = known
             self._note("job_attached", job=job, weight=weight)
             if self._keeper is None and self._ready.is_set():
                 self._bring_up()
-        timeout_s = self._spec.config.hosts.start_timeout_s
         try:
             address = self.ready(timeout_s)
         except BaseException:
@@ -178,6 +180,7 @@ class PoolManager:
         if address is None:
             self.detach(number)
             raise PoolStartError(f"hosts were not ready within {timeout_s:g} s")
+        known.heard_s = time.monotonic()
         return Lease(number, self._spec.config.lease_s, address)
 
     def renew(self, number: str, job: str, weight: float) -> None:
@@ -220,7 +223,9 @@ class PoolManager:
             keeper, address = self._keeper, self._address
             now = time.monotonic()
             jobs = tuple(
-                JobView(job.name, job.weight, time.time() - job.since_s, now - job.heard_s)
+                JobView(
+                    job.name, job.weight, time.time() - job.since_s, max(0.0, now - job.heard_s)
+                )
                 for job in self._jobs.values()
             )
         hosts: list[HostView] = []
