@@ -133,9 +133,10 @@ class Exchange(Generic[Answer]):
                     await self._roster.await_change(left_s)
                     self._tried.clear()
                     continue
-            elif not self._open:
+            elif not self._open and not found.hosts:
                 return
-            await self._await_some()
+            if self._open:
+                await self._await_some()
 
     def _ask(self, host: HostAddress, teachers: Sequence[int], audio: Any) -> None:
         handle = self._roster.handle(host)
