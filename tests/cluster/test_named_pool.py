@@ -7,15 +7,20 @@ from pathlib import Path
 
 import pytest
 import ray
+import tiny
+import torch
 from doubles import load_fake_teachers, request
 from pool_help import FOUR, assert_same_signal, is_gone, local_signal, until
+from safetensors.torch import load_file
 
 from kd_ray.cluster.pool import PoolError, PoolSource, PoolStartError, attach, service
 from kd_ray.cluster.pool.manager import NAMESPACE, PoolDraining
+from kd_ray.cluster.trainer import run_training
 from kd_ray.commands.pool import as_plain, show
 from kd_ray.config.pool import PoolConfig
 from kd_ray.config.sources import PoolSource as PoolSection
 from kd_ray.config.strategies import Average, Best, Weighted
+from kd_ray.evaluation.run_folder import read_json_lines
 from kd_ray.teachers.local_source import LocalSource
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -178,6 +183,36 @@ def test_a_pool_that_cannot_start_leaves_nothing_behind():
         up("broken", [Path("fakes/1"), Path("fakes/2-missing")], hosts={"hosts": 1})
     assert time.monotonic() - started < 100
     until(lambda: not [name for name in actors() if "broken" in name])
+
+
+def test_distillations_attach_and_the_second_costs_no_teacher_computation(tiny_root):
+    spec = config("tiny", hosts={"hosts": 1})
+    service.up(spec, [tiny_root / "teachers" / f"t{number}" for number in range(3)])
+    weights = {}
+    for name, source in (
+        ("from-local", {"type": "local"}),
+        ("from-named", {"type": "pool", "name": "tiny"}),
+        ("from-named-again", {"type": "pool", "name": "tiny"}),
+    ):
+        distill = tiny.distill_config(
+            name, "teachers.txt", **tiny.PLAIN_SGD,
+            teachers__source=source, training__epochs=2,
+        )  # fmt: skip
+        run_training(distill, tiny_root)
+        model = tiny_root / "runs" / name / "model" / "model.safetensors"
+        weights[name] = load_file(model)
+        if name == "from-named":
+            before = passes("tiny")
+    for name in ("from-named", "from-named-again"):
+        for key, expected in weights["from-local"].items():
+            torch.testing.assert_close(weights[name][key], expected, atol=1e-4, rtol=1e-3)
+    # One epoch's rows serve the second epoch, and the second run as a whole.
+    assert passes("tiny") == before
+    events = read_json_lines(tiny_root / "runs" / "from-named" / "events.jsonl")
+    attached = [event for event in events if event["kind"] == "pool_attached"]
+    assert [(event["pool"], event["teachers"]) for event in attached] == [("tiny", 3)]
+    assert service.status("tiny").jobs == ()
+    service.down("tiny")
 
 
 def test_without_a_cluster_the_way_to_one_is_named(monkeypatch):
