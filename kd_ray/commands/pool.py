@@ -17,6 +17,7 @@ from kd_ray.cluster.pool.manager import HostView, PoolStatus
 from kd_ray.config.pool import PoolConfig
 from kd_ray.evaluation.system import read_teacher_list
 from kd_ray.teachers.batching import JobStatistics
+from kd_ray.teachers.costs import JobCost
 from kd_ray.teachers.transcriber import TranscriberSpec
 
 logger = logging.getLogger(__name__)
@@ -104,11 +105,14 @@ def show(status: PoolStatus) -> None:
         hosts.add_row(*_host_row(view))
     console.print(hosts)
     totals = job_totals(status)
-    jobs = Table("job", "weight", "attached", "utterances", "waits p50", "p95", "p99", box=None)
+    costs = job_costs(status)
+    columns = "job weight attached rows remembered teacher_s MiB_out waits_p50 p95 p99"
+    jobs = Table(*columns.split(), box=None)
     for job in status.jobs:
-        done = totals.get(job.name, JobStatistics())
+        done, cost = totals.get(job.name, JobStatistics()), costs.get(job.name, JobCost())
         waits = [done.waits.quantile(q) if done.waits.count else 0.0 for q in (0.5, 0.95, 0.99)]
-        jobs.add_row(job.name, f"{job.weight:g}", f"{job.attached_s:.0f} s", str(done.units),
+        jobs.add_row(job.name, f"{job.weight:g}", f"{job.attached_s:.0f} s", str(cost.rows),
+                     str(cost.known_rows), f"{cost.teacher_s:.1f}", f"{cost.bytes_out / 2**20:.1f}",
                      *(f"{1e3 * wait:.1f} ms" for wait in waits))  # fmt: skip
     console.print(jobs if status.jobs else "no jobs attached")
     for event in status.events[-5:]:
@@ -127,6 +131,16 @@ def job_totals(status: PoolStatus) -> Mapping[str, JobStatistics]:
     return totals
 
 
+def job_costs(status: PoolStatus) -> Mapping[str, JobCost]:
+    """What each job cost all hosts together."""
+    totals: dict[str, JobCost] = {}
+    for view in status.hosts:
+        if view.status is not None:
+            for name, cost in view.status.costs.items():
+                totals.setdefault(name, JobCost()).add(cost)
+    return totals
+
+
 def as_plain(status: PoolStatus) -> dict[str, Any]:
     """For JSON; histograms of waits become their quantiles."""
     plain: dict[str, Any] = dataclasses.asdict(status)
@@ -135,6 +149,7 @@ def as_plain(status: PoolStatus) -> dict[str, Any]:
             done.pop("waits")
     plain["by_job"] = {
         name: {
+            **dataclasses.asdict(job_costs(status).get(name, JobCost())),
             "utterances": done.units,
             "passes": done.passes,
             "wait_s": {

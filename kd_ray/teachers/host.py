@@ -8,23 +8,23 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from kd_ray.core import strategies
-from kd_ray.core.contracts import Generate, Labels, Score, TeacherInfo, Wanted, Writing
+from kd_ray.core.contracts import Generate, Labels, Score, TeacherInfo, Writing
 from kd_ray.teachers.answers import Call, HostAnswer, check_request, merge_partials
-from kd_ray.teachers.batching import BatchStatistics, Clock, LoopClock, MicroBatcher, Ready
-from kd_ray.teachers.batching.statistics import JobStatistics
-from kd_ray.teachers.cache import CacheStatistics, Found, OutputCache, find, needed, row_keys
+from kd_ray.teachers.batching import Clock, LoopClock, MicroBatcher, Ready
+from kd_ray.teachers.cache import Found, OutputCache, find, needed, row_keys
 from kd_ray.teachers.cache.assemble import take_request
 from kd_ray.teachers.concluding import Done, conclude, finish_partials
+from kd_ray.teachers.costs import Costs, JobCost
+from kd_ray.teachers.host_state import HostStatus, Known, Opened, Queue, Scoring
 from kd_ray.teachers.readers import Inputs, Reader
-from kd_ray.teachers.residency import LoadFailed, ResidencyStatus
+from kd_ray.teachers.residency import LoadFailed
 from kd_ray.teachers.residents import AllLoaded, Residents, ScoringTeacher
 from kd_ray.teachers.rows import Output, Work, fault_of, join_rows, pad_together, take_rows
 from kd_ray.teachers.sweep import Ready as Waiting
@@ -43,63 +43,6 @@ EVERYBODY = Call()
 
 class NotHere(LookupError):
     """A request named teachers that do not live on the host."""
-
-
-class _Scoring(NamedTuple):
-    """What a teacher is to say about given prefixes."""
-
-    wanted: frozenset[Wanted]
-    with_references: bool
-
-
-class _Queue(NamedTuple):
-    """Work of one queue may share a forward pass."""
-
-    teacher: int
-    task: _Scoring | Writing
-    request: int | None
-    """Set where requests are never mixed."""
-
-
-class _Known(NamedTuple):
-    """What the cache knows of a request."""
-
-    found: Mapping[int, Found]
-    """By teacher."""
-    keys: Mapping[str, tuple[bytes, ...]]
-    """Of the rows, by what teachers read; empty without a cache."""
-    made: tuple[int, ...]
-    """Rows that some teacher must be asked about."""
-
-
-class _Open(NamedTuple):
-    """A request that is being answered."""
-
-    request: Score | Generate
-    call: Call
-    known: _Known
-    inputs: Mapping[str, Inputs]
-    """Of the rows that must be asked about, by digest of the front end."""
-    number: int
-    wait_s: float
-    expires_s: float
-
-
-@dataclass(frozen=True)
-class HostStatus:
-    """How a host is doing."""
-
-    teachers: tuple[int, ...]
-    quarantined: Mapping[int, str]
-    open_requests: int
-    queued_utterances: int
-    batches: BatchStatistics
-    jobs: Mapping[str, JobStatistics]
-    """What was done for each job."""
-    cache: CacheStatistics | None
-    """None: nothing is remembered."""
-    residency: ResidencyStatus | None
-    """None: all teachers are always loaded."""
 
 
 class TeacherHost:
@@ -157,7 +100,7 @@ class TeacherHost:
         self._quarantined: dict[int, str] = {}
         # The order of visits counts pieces of work, of which a request makes one per teacher.
         self._sweep = Sweep(window * len(self._infos)) if self._residents.in_turns else None
-        self._batcher: MicroBatcher[_Queue, Work, Done | None] = MicroBatcher(
+        self._batcher: MicroBatcher[Queue, Work, Done | None] = MicroBatcher(
             self._pass,
             max_size=max_batch_utterances,
             max_padded=max_batch_frames,
@@ -167,6 +110,7 @@ class TeacherHost:
         # Passes have a thread to themselves; features and fusing of other requests go beside.
         self._passes = ThreadPoolExecutor(1, thread_name_prefix="teacher-pass")
         self._helper = ThreadPoolExecutor(1, thread_name_prefix="teacher-helper")
+        self._costs = Costs()
         self._open_requests = 0
         self._requests = 0
         self._pieces = 0
@@ -191,6 +135,7 @@ class TeacherHost:
             queued_utterances=self._batcher.depth,
             batches=self._batcher.statistics,
             jobs=self._batcher.statistics_by_job,
+            costs=self._costs.by_job,
             cache=None if self._cache is None else self._cache.statistics,
             residency=self._residents.status,
         )
@@ -224,9 +169,9 @@ class TeacherHost:
             inputs = await self._inputs(request, known)
             # The first request at an idle host waits for nobody, with any of its teachers.
             wait_s = 0.0 if self._batcher.idle else self._wait_s
-            opened = _Open(request, call, known, inputs, number, wait_s, expires_s)
+            opened = Opened(request, call, known, inputs, number, wait_s, expires_s)
             answers = await _gather([self._ask_teacher(index, opened) for index in asked])
-            return await _run_in(
+            answer = await _run_in(
                 self._helper,
                 lambda: conclude(
                     request, call, numbers,
@@ -236,6 +181,17 @@ class TeacherHost:
                     transcription_s=transcription_s,
                 ),
             )  # fmt: skip
+            self._costs.add(
+                call.job,
+                JobCost(
+                    requests=1,
+                    rows=len(request.utterance_ids) * len(answer.answered),
+                    known_rows=answer.known_rows,
+                    teacher_s=answer.teacher_s,
+                    bytes_in=request.audio.samples.nbytes,
+                ),
+            )
+            return answer
         finally:
             self._open_requests -= 1
 
@@ -246,6 +202,10 @@ class TeacherHost:
     async def finish(self, partials: Sequence[strategies.Partial]) -> strategies.FusedTargets:
         """The target of what several hosts made of one request."""
         return await _run_in(self._helper, finish_partials, partials)
+
+    def count_bytes_out(self, job: str, count: int) -> None:
+        """What was sent for a job, as the process around this host knows it."""
+        self._costs.add(job, JobCost(bytes_out=count))
 
     def forget_job(self, job: str) -> None:
         """A job has gone; what was done for it is counted among the gone."""
@@ -285,16 +245,16 @@ class TeacherHost:
         texts = transcriber(request.utterance_ids, waveforms, request.view, self._max_utterances)
         return texts, time.perf_counter() - started
 
-    async def _look_up(self, request: Score | Generate, job: str, asked: Sequence[int]) -> _Known:
+    async def _look_up(self, request: Score | Generate, job: str, asked: Sequence[int]) -> Known:
         """What the cache knows of each teacher's answer."""
         if self._cache is None:
             rows = len(request.utterance_ids)
-            return _Known(dict.fromkeys(asked, Found((None,) * rows)), {}, tuple(range(rows)))
+            return Known(dict.fromkeys(asked, Found((None,) * rows)), {}, tuple(range(rows)))
         return await _run_in(self._helper, self._find, self._cache, request, job, asked)
 
     def _find(
         self, cache: OutputCache, request: Score | Generate, job: str, asked: Sequence[int]
-    ) -> _Known:
+    ) -> Known:
         found = {}
         keys: dict[str, tuple[bytes, ...]] = {}
         for index in asked:
@@ -302,9 +262,9 @@ class TeacherHost:
             if info.reads not in keys:
                 keys[info.reads] = row_keys(request, info.reads)
             found[index] = find(info.digest, request, keys[info.reads], memory=cache, job=job)
-        return _Known(found, keys, needed(found.values()))
+        return Known(found, keys, needed(found.values()))
 
-    async def _inputs(self, request: Score | Generate, known: _Known) -> dict[str, Inputs]:
+    async def _inputs(self, request: Score | Generate, known: Known) -> dict[str, Inputs]:
         """What teachers read of the rows that they must be asked about, each made once."""
         asked = [index for index, each in known.found.items() if each.missing]
         if not asked:
@@ -322,18 +282,18 @@ class TeacherHost:
                 )
         return inputs
 
-    async def _ask_teacher(self, index: int, opened: _Open) -> Done | None:
+    async def _ask_teacher(self, index: int, opened: Opened) -> Done | None:
         """One teacher's output for the whole request; None if it could not be had."""
         request, info, found = opened.request, self._infos[index], opened.known.found[index]
         cached = len(found.rows) - len(found.missing)
         if not found.missing:
             return Done(found.whole(None, index), 0.0, cached)
-        task: _Scoring | Writing
+        task: Scoring | Writing
         if isinstance(request, Generate):
             task = request.writing
         else:
-            task = _Scoring(request.wanted, request.references is not None)
-        queue = _Queue(index, task, None if self._mix else opened.number)
+            task = Scoring(request.wanted, request.references is not None)
+        queue = Queue(index, task, None if self._mix else opened.number)
         inputs = opened.inputs[info.front_end_digest]
         works = found.works(request, inputs, opened.known.made, self._max_utterances)
         self._pieces += len(works)
@@ -362,7 +322,7 @@ class TeacherHost:
         seconds = sum(piece.seconds for piece in whole)
         return Done(found.whole(fresh, index), seconds, cached)
 
-    def _choose(self, ready: Sequence[Ready[_Queue]]) -> _Queue:
+    def _choose(self, ready: Sequence[Ready[Queue]]) -> Queue:
         """Where teachers take turns: the queue of the teacher whose turn it is."""
         assert self._sweep is not None
         waiting = [
@@ -374,7 +334,7 @@ class TeacherHost:
         mine = [each for each in ready if each.key.teacher == visit.teacher]
         return min(mine, key=lambda each: each.rank).key
 
-    async def _pass(self, queue: _Queue, works: Sequence[Work]) -> Sequence[Done | None]:
+    async def _pass(self, queue: Queue, works: Sequence[Work]) -> Sequence[Done | None]:
         """One forward pass of one teacher over the work of several requests."""
         if queue.teacher in self._quarantined:
             return [None] * len(works)
@@ -402,7 +362,7 @@ class TeacherHost:
         if self._cache is not None:
             self._cache.forget_teacher(self._infos[index].digest)
 
-    def _forward(self, queue: _Queue, works: Sequence[Work]) -> tuple[Output, float]:
+    def _forward(self, queue: Queue, works: Sequence[Work]) -> tuple[Output, float]:
         """Run the teacher; its output is checked for size and numbered as in the pool."""
         started = time.perf_counter()
         inputs, lengths = pad_together(works)

@@ -81,6 +81,9 @@ def test_jobs_share_teachers_and_a_later_one_finds_the_cache_warm(shared, capsys
     show(status)
     assert "pool shared: up" in capsys.readouterr().out
     plain = as_plain(status)
+    costs = [plain["by_job"][job] for job in "ab"]
+    assert sum(cost["rows"] for cost in costs) == 2 * 4 * 3 * 4
+    assert all(cost["bytes_out"] > 0 for cost in costs)
     assert plain["by_job"]["a"]["utterances"] + plain["by_job"]["b"]["utterances"] > 0
     before = passes(shared)
 

@@ -103,6 +103,7 @@ class HostProcess:
             answer.fused is not None,
             arrays_bytes(kept),
         )
+        self._host.count_bytes_out(call.job, report.kept_bytes)
         return report, kept
 
     async def merge(self, *partials: strategies.Partial) -> tuple[int, strategies.Partial]:

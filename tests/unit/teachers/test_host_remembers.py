@@ -72,6 +72,10 @@ class TestCache:
         (labels,) = answers(host, others[2])
         assert labels.known_rows == 12
         assert passes(teachers) == before
+        cost = host.status.costs[""]
+        assert (cost.requests, cost.rows, cost.known_rows) == (4, 48, 36)
+        assert cost.teacher_s == pytest.approx(first.teacher_s)
+        assert cost.bytes_in == 4 * one.audio.samples.nbytes
         assert first.known_rows == 0
         assert first.teacher_s > 0
         assert host.status.cache.entries == 12
