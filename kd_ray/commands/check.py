@@ -22,6 +22,7 @@ from kd_ray.config.commands import (
 )
 from kd_ray.config.data import ManifestCorpus
 from kd_ray.config.model import Model, TextToText
+from kd_ray.config.pool import PoolConfig
 from kd_ray.config.recipes import RecipeConfig, StudyConfig
 from kd_ray.config.sources import PoolSource, StoreSource
 from kd_ray.config.training import Workers
@@ -34,10 +35,12 @@ from kd_ray.speech.manifest import Utterance, read_manifest
 from kd_ray.speech.tokens import Tokens
 from kd_ray.students.materials import read_split, student_needs
 from kd_ray.students.requests import strategy_of
+from kd_ray.teachers.cards import Blueprints, card_of
+from kd_ray.teachers.policies import deal
 from kd_ray.teachers.store import TargetStore, estimate_bytes
 from kd_ray.teachers.store_source import check_fusing
 from kd_ray.teachers.teacher import load_teachers
-from kd_ray.teachers.transcriber import load_transcriber, transcriber_spec
+from kd_ray.teachers.transcriber import TranscriberSpec, load_transcriber, transcriber_spec
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +115,32 @@ def _check_train_teachers(config: TrainTeachersConfig, root: Path, found: Findin
                 f"teacher {name}: {text}" for text in found.problems[before:]
             ]
     _check_workers(config.base.workers, 0.0, 0.0, found)
+
+
+def _check_pool(config: PoolConfig, root: Path, found: Findings) -> None:
+    """Every teacher's files, and whether all fit into the hosts at once."""
+    folders = found.attempt(read_teacher_list, config.teachers.list, root)
+    if config.teachers.recognizer is not None:
+        section = config.teachers.recognizer
+        found.attempt(load_transcriber, TranscriberSpec(root / section.system, section))
+    if folders is None:
+        return
+    blueprints = Blueprints()
+    cards = [
+        found.attempt(card_of, folder, index, blueprints) for index, folder in enumerate(folders)
+    ]
+    hosts = config.hosts
+    fullest = 0
+    for dealt in deal(len(folders), hosts.hosts, hosts.replicas):
+        known = [card.weight_bytes for index in dealt if (card := cards[index]) is not None]
+        fullest = max(fullest, sum(known))
+    note = (
+        f"{len(folders)} teachers on {hosts.hosts} hosts, each on {hosts.replicas}; the fullest "
+        f"host has {fullest / _MIB:.1f} MiB of weights"
+    )
+    if hosts.memory_mib is not None and fullest > hosts.memory_mib * _MIB:
+        note += f", of which {hosts.memory_mib:g} MiB are loaded at a time (memory_mib)"
+    found.notes.append(note)
 
 
 def _front_end(model: Model) -> object:
@@ -325,4 +354,5 @@ _CHECKS: dict[type[Section], Callable[[Any, Path, Findings], None]] = {
     DecodeConfig: _check_decode,
     RecipeConfig: _check_recipe,
     StudyConfig: _check_study,
+    PoolConfig: _check_pool,
 }
