@@ -21,7 +21,7 @@ def pool(root, **changes):
         ({"batching": "per_request", "hosts": 2, "replicas": 2}, "repeat bit for bit"),
         ({"name": "shared", "hosts": 2}, "leave out hosts"),
         ({"name": "sha red"}, "name"),
-        ({"name": "shared", "wieght": 2}, "did you mean 'weight'"),
+        ({"hostss": 2}, "did you mean 'hosts'"),
     ],
 )
 def test_what_contradicts_itself_is_refused(content, text):
