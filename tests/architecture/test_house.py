@@ -119,5 +119,5 @@ def test_a_file_s_tests_stay_in_one_process(request):
     """Ray starts once and runs are shared within a file, also with several processes."""
     options = request.config.option
     if not getattr(options, "loadgroup", False):
-        pytest.skip("only with --dist loadgroup")
+        pytest.skip("one process keeps everything together; `make test` has two")
     assert request.node.nodeid.endswith("@test_house")

@@ -155,10 +155,10 @@ def test_the_wrong_name_and_other_settings_are_refused(shared):
         service.status("shraed")
     with pytest.raises(PoolError, match="runs already, with other settings or teachers"):
         up("shared", hosts={"cache_mib": 1})
-    assert up("shared").info.teachers == attachment_free_address("shared").info.teachers
+    assert up("shared").info.teachers == address_of("shared").info.teachers
 
 
-def attachment_free_address(name):
+def address_of(name):
     manager = ray.get_actor(f"kd_ray-manager-{name}", namespace=NAMESPACE)
     return ray.get(manager.ready.remote(10))
 

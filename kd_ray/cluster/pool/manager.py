@@ -5,7 +5,6 @@ here, so that a pool goes on answering while its manager is away. Ray starts a m
 again; it finds its hosts by their names.
 """
 
-import dataclasses
 import logging
 import threading
 import time
@@ -338,4 +337,4 @@ def _status(reference: Any) -> HostStatus | None:
     except (*HOST_GONE, ray.exceptions.RayTaskError) as error:
         logger.info("a host did not tell its status: %s", one_line(error))
         return None
-    return dataclasses.replace(status)
+    return status
