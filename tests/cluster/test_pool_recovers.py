@@ -61,7 +61,8 @@ def test_a_copy_answers_for_a_host_that_dies_and_the_host_comes_back(two_copies)
     assert "teachers_asked_elsewhere" in events.kinds
     until(lambda: source.counts.get("hosts_back") == 1)
     assert "started again" in events[-1][1]["reason"]
-    assert two_copies.events.kinds == ["host_died", "host_started_again"]
+    # The client hears it from the host itself, maybe before the keeper looks again.
+    until(lambda: two_copies.events.kinds == ["host_died", "host_started_again"])
     both = [source.ask(request(seed)) for seed in range(10, 13)]
     for seed, pending in zip(range(10, 13), both, strict=True):
         assert_same_signal(pending.result(30), local_signal(SLOW, request(seed), range(4)))
