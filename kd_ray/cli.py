@@ -30,7 +30,7 @@ _HELP = {
     "recipe": "commands one after another, as `make demo` runs them",
     "study": "systems times seeds: one file for each, and a table of means and deviations",
     "replay": "a skipped update again: which utterances and parameters are not finite",
-    "pool": "teachers that run by themselves, for any number of jobs: up, status, drain, down",
+    "pool": "teachers that run by themselves, for any number of jobs: up, update, status, ...",
     "bench": "what a step, a rollout or a loss costs (`kd-ray bench step CONFIG`)",
     "check": "find problems of a configuration before anything starts",
     "inspect": "one utterance: reference, teachers, weights, choice, student",
@@ -100,7 +100,13 @@ def _run(parsed: argparse.Namespace) -> int:
     _expect(config, parsed.command, parsed.config, getattr(parsed, "what", None))
     if parsed.command == "pool":
         COMMANDS["pool"]()(
-            config, root, parsed.action, force=parsed.force, as_json=parsed.json, watch=parsed.watch
+            config,
+            root,
+            parsed.action,
+            force=parsed.force,
+            replace=parsed.replace,
+            as_json=parsed.json,
+            watch=parsed.watch,
         )
         return 0
     COMMANDS[parsed.command]()(config, root)
@@ -143,7 +149,10 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name == "pool":
             command.add_argument(
-                "action", choices=["up", "status", "drain", "down"], help="what is done"
+                "action", choices=["up", "update", "status", "drain", "down"], help="what is done"
+            )
+            command.add_argument(
+                "--replace", action="store_true", help="up: new hosts beside those that run"
             )
             command.add_argument("--force", action="store_true", help="down: also while in use")
             command.add_argument("--json", action="store_true", help="status: as JSON")

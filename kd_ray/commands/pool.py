@@ -1,4 +1,4 @@
-"""`kd-ray pool up | status | drain | down CONFIG`: teachers that run by themselves."""
+"""`kd-ray pool up | update | status | drain | down CONFIG`: teachers that run by themselves."""
 
 import dataclasses
 import json
@@ -14,15 +14,17 @@ from rich.table import Table
 
 from kd_ray.cluster.pool import service
 from kd_ray.cluster.pool.manager import HostView, PoolStatus
+from kd_ray.cluster.pool.plan import PoolSpec
 from kd_ray.config.pool import PoolConfig
 from kd_ray.evaluation.system import read_teacher_list
 from kd_ray.teachers.batching import JobStatistics
+from kd_ray.teachers.cards import Blueprints, card_of
 from kd_ray.teachers.costs import JobCost
 from kd_ray.teachers.transcriber import TranscriberSpec
 
 logger = logging.getLogger(__name__)
 
-Action = Literal["up", "status", "drain", "down"]
+Action = Literal["up", "update", "status", "drain", "down"]
 
 
 def pool(
@@ -31,6 +33,7 @@ def pool(
     action: Action,
     *,
     force: bool = False,
+    replace: bool = False,
     as_json: bool = False,
     watch: float | None = None,
 ) -> PoolStatus | None:
@@ -41,17 +44,21 @@ def pool(
         root: where relative paths begin.
         action: what is done.
         force: `down` also while jobs are attached.
+        replace: `up` of a pool that runs starts new hosts beside the old, which then leave.
         as_json: the status as one line of JSON.
         watch: look again every so many seconds, until interrupted.
 
     Raises:
         PoolError: there is no such pool, or another one of this name; jobs are attached.
         PoolStartError: a host could not be started.
+        PoolChangeError: the running pool could not be changed, and was not.
     """
     with service.join_cluster():
         match action:
             case "up":
-                return _up(config, root, as_json=as_json)
+                return _up(config, root, replace=replace, as_json=as_json)
+            case "update":
+                return _update(config, root, as_json=as_json)
             case "status":
                 return _show(config.name, as_json=as_json, watch=watch)
             case "drain":
@@ -63,12 +70,9 @@ def pool(
     return None
 
 
-def _up(config: PoolConfig, root: Path, *, as_json: bool) -> PoolStatus:
+def _up(config: PoolConfig, root: Path, *, replace: bool, as_json: bool) -> PoolStatus:
     started = time.monotonic()
-    folders = read_teacher_list(config.teachers.list, root)
-    section = config.teachers.recognizer
-    recognizer = None if section is None else TranscriberSpec(root / section.system, section)
-    address = service.up(config, folders, recognizer=recognizer)
+    address = service.up(spec_of(config, root), replace=replace)
     logger.info(
         "pool %s: %d teachers on %d hosts, up after %.0f s",
         config.name,
@@ -77,6 +81,38 @@ def _up(config: PoolConfig, root: Path, *, as_json: bool) -> PoolStatus:
         time.monotonic() - started,
     )
     return _show(config.name, as_json=as_json, watch=None)
+
+
+def _update(config: PoolConfig, root: Path, *, as_json: bool) -> PoolStatus:
+    changed = service.update(spec_of(config, root))
+    logger.info(
+        "pool %s: %d teachers added, %d removed, %d replaced, %d stay",
+        config.name,
+        len(changed.added),
+        len(changed.removed),
+        len(changed.replaced),
+        changed.kept,
+    )
+    return _show(config.name, as_json=as_json, watch=None)
+
+
+def spec_of(config: PoolConfig, root: Path) -> PoolSpec:
+    """What a file says a pool shall be.
+
+    Raises:
+        CheckpointError, UnusableSystem: a teacher's folder is broken.
+    """
+    folders = read_teacher_list(config.teachers.list, root)
+    blueprints = Blueprints()
+    cards = [card_of(folder, index, blueprints) for index, folder in enumerate(folders)]
+    section = config.teachers.recognizer
+    recognizer = None if section is None else TranscriberSpec(root / section.system, section)
+    return PoolSpec(
+        config,
+        tuple(map(str, folders)),
+        recognizer,
+        digests=tuple(card.info.digest for card in cards),
+    )
 
 
 def _show(name: str, *, as_json: bool, watch: float | None) -> PoolStatus:

@@ -176,7 +176,8 @@ class Ledger:
         teachers: everyone who could answer, by index.
         quorum: smallest share of them that must.
         on_event: gets `teacher_quarantined`, `teacher_host_left_out`, `teacher_host_back`,
-            `teachers_asked_elsewhere`, `signal_shortened`, `signal_whole_again`, `teachers_gone`.
+            `teachers_asked_elsewhere`, `teacher_replaced`, `teacher_removed`, `signal_shortened`,
+            `signal_whole_again`, `teachers_gone`.
     """
 
     def __init__(
@@ -186,7 +187,8 @@ class Ledger:
         self.quorum = quorum
         self.counts: Counter[str] = Counter()
         """`requests`, `signals`, `shortened_signals`, `hosts_left_out`, `hosts_back`, `retries`,
-        `teachers_quarantined`, `teachers_gone`, `busy`, `cancelled`."""
+        `teachers_quarantined`, `teachers_replaced`, `teachers_removed`, `teachers_gone`, `busy`,
+        `cancelled`."""
         self._on_event = on_event
         self._lost: dict[int, str] = {}
         self._last_missing: tuple[int, ...] = ()
@@ -218,6 +220,31 @@ class Ledger:
         self._tell(
             "teachers_asked_elsewhere", host=host, teachers=self.names(teachers), reason=reason
         )
+
+    def replaced(self, index: int, info: TeacherInfo) -> None:
+        """Another teacher has the place of teacher `index` from now on."""
+        with self._lock:
+            before = self.teachers[index]
+            self.teachers = (*self.teachers[:index], info, *self.teachers[index + 1 :])
+            self._lost.pop(index, None)
+            self.counts["teachers_replaced"] += 1
+        logger.warning(
+            "teacher %s (%s) is replaced by %s (%s)",
+            before.name, before.digest, info.name, info.digest,
+        )  # fmt: skip
+        self._tell(
+            "teacher_replaced",
+            teacher=before.name, digest=before.digest, by=info.name, by_digest=info.digest,
+        )  # fmt: skip
+
+    def removed(self, index: int) -> None:
+        """A teacher has left the pool; it is missing from now on."""
+        with self._lock:
+            self._lost[index] = "removed from the pool"
+            self.counts["teachers_removed"] += 1
+        name = self.teachers[index].name
+        logger.warning("teacher %s was removed from the pool", name)
+        self._tell("teacher_removed", teacher=name, index=index)
 
     def conclude(
         self,

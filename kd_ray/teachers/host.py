@@ -8,8 +8,10 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -86,7 +88,9 @@ class TeacherHost:
         self._residents = (
             AllLoaded(teachers, indices) if isinstance(teachers, Sequence) else teachers
         )
+        # Also of teachers that left: work of theirs may still be under way.
         self._infos = dict(self._residents.infos)
+        self._here = set(self._infos)
         if not self._infos:
             raise ValueError("a host needs at least one teacher")
         self._num_teachers = len(self._infos) if num_teachers is None else num_teachers
@@ -99,7 +103,7 @@ class TeacherHost:
         self._cache = OutputCache(cache_bytes) if cache_bytes else None
         self._quarantined: dict[int, str] = {}
         # The order of visits counts pieces of work, of which a request makes one per teacher.
-        self._sweep = Sweep(window * len(self._infos)) if self._residents.in_turns else None
+        self._sweep = Sweep(window * len(self._infos)) if self._residents.pages else None
         self._batcher: MicroBatcher[Queue, Work, Done | None] = MicroBatcher(
             self._pass,
             max_size=max_batch_utterances,
@@ -111,6 +115,7 @@ class TeacherHost:
         self._passes = ThreadPoolExecutor(1, thread_name_prefix="teacher-pass")
         self._helper = ThreadPoolExecutor(1, thread_name_prefix="teacher-helper")
         self._costs = Costs()
+        self._busy_s: defaultdict[int, float] = defaultdict(float)
         self._open_requests = 0
         self._requests = 0
         self._pieces = 0
@@ -118,7 +123,9 @@ class TeacherHost:
     @property
     def infos(self) -> tuple[TeacherInfo, ...]:
         """The teachers that live here, numbered as in the pool."""
-        return tuple(dataclasses.replace(info, index=index) for index, info in self._infos.items())
+        return tuple(
+            dataclasses.replace(self._infos[index], index=index) for index in sorted(self._here)
+        )
 
     @property
     def recognizer(self) -> TeacherInfo | None:
@@ -129,13 +136,14 @@ class TeacherHost:
     def status(self) -> HostStatus:
         """Queue and counters."""
         return HostStatus(
-            teachers=tuple(self._infos),
+            teachers=tuple(sorted(self._here)),
             quarantined=dict(self._quarantined),
             open_requests=self._open_requests,
             queued_utterances=self._batcher.depth,
             batches=self._batcher.statistics,
             jobs=self._batcher.statistics_by_job,
             costs=self._costs.by_job,
+            busy_s={index: self._busy_s[index] for index in sorted(self._here)},
             cache=None if self._cache is None else self._cache.statistics,
             residency=self._residents.status,
         )
@@ -203,6 +211,34 @@ class TeacherHost:
         """The target of what several hosts made of one request."""
         return await _run_in(self._helper, finish_partials, partials)
 
+    async def add(self, folders: Mapping[int, Path]) -> None:
+        """Teachers come to live here, all or none; requests go on meanwhile.
+
+        Raises:
+            Exception: what is wrong with a folder, or what its teacher raised when loaded.
+        """
+        added: list[int] = []
+        try:
+            for index, folder in folders.items():
+                if index not in self._here:
+                    await _run_in(self._helper, self._residents.add, index, folder)
+                    added.append(index)
+        except BaseException:
+            for index in added:
+                self._residents.remove(index)
+            raise
+        self._infos.update({index: self._residents.infos[index] for index in added})
+        self._here.update(added)
+
+    def remove(self, indices: Iterable[int]) -> None:
+        """Teachers leave; passes that run end in peace. Nothing happens to unknown ones."""
+        for index in self._here.intersection(indices):
+            self._here.discard(index)
+            self._quarantined.pop(index, None)
+            self._residents.remove(index)
+            if self._cache is not None:
+                self._cache.forget_teacher(self._infos[index].digest)
+
     def count_bytes_out(self, job: str, count: int) -> None:
         """What was sent for a job, as the process around this host knows it."""
         self._costs.add(job, JobCost(bytes_out=count))
@@ -219,10 +255,11 @@ class TeacherHost:
 
     def _numbers(self, request: Score | Generate, call: Call) -> dict[int, int]:
         """The teachers to ask, and what the asking job calls them."""
-        asked = tuple(self._infos) if call.teachers is None else call.teachers
-        absent = [index for index in asked if index not in self._infos]
+        here = sorted(self._here)
+        asked = tuple(here) if call.teachers is None else call.teachers
+        absent = [index for index in asked if index not in self._here]
         if absent:
-            raise NotHere(f"teachers {absent} do not live on this host, but {list(self._infos)}")
+            raise NotHere(f"teachers {absent} do not live on this host, but {here}")
         numbers = dict(zip(asked, call.numbers or asked, strict=True))
         if isinstance(request, Generate) and request.teacher is not None:
             return {index: called for index, called in numbers.items() if called == request.teacher}
@@ -266,7 +303,10 @@ class TeacherHost:
 
     async def _inputs(self, request: Score | Generate, known: Known) -> dict[str, Inputs]:
         """What teachers read of the rows that they must be asked about, each made once."""
-        asked = [index for index, each in known.found.items() if each.missing]
+        # Those that left meanwhile are missed where their answer is looked for.
+        asked = [
+            index for index, each in known.found.items() if each.missing and index in self._here
+        ]
         if not asked:
             return {}
         part = take_request(request, known.made)
@@ -288,6 +328,8 @@ class TeacherHost:
         cached = len(found.rows) - len(found.missing)
         if not found.missing:
             return Done(found.whole(None, index), 0.0, cached)
+        if info.front_end_digest not in opened.inputs:
+            return None
         task: Scoring | Writing
         if isinstance(request, Generate):
             task = request.writing
@@ -324,6 +366,8 @@ class TeacherHost:
 
     def _choose(self, ready: Sequence[Ready[Queue]]) -> Queue:
         """Where teachers take turns: the queue of the teacher whose turn it is."""
+        if not self._residents.in_turns:
+            return min(ready, key=lambda each: each.rank).key
         assert self._sweep is not None
         waiting = [
             Waiting(each.key.teacher, each.rank.arrived, -each.rank.below, each.oldest_s)
@@ -341,13 +385,14 @@ class TeacherHost:
         try:
             output, seconds = await _run_in(self._passes, self._forward, queue, works)
         except LoadFailed as error:
-            if error.final:
+            if error.final and queue.teacher in self._here:
                 self._quarantine(queue.teacher, error.reason)
             return [None] * len(works)
         fault = fault_of(output)
         if fault is not None:
             self._quarantine(queue.teacher, fault)
             return [None] * len(works)
+        self._busy_s[queue.teacher] += seconds
         size = sum(work.size for work in works)
         ends = np.cumsum([work.size for work in works])
         return [

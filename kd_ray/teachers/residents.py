@@ -1,6 +1,6 @@
-"""The teachers of a host: all loaded, or loaded by turns."""
+"""The teachers of a host: all loaded, or loaded by turns; they may come and go."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -18,8 +18,10 @@ from kd_ray.core.contracts import (
 from kd_ray.teachers.cards import Blueprints, TeacherCard, card_of
 from kd_ray.teachers.loading import CheckpointLoader, WarmStore
 from kd_ray.teachers.readers import Reader
-from kd_ray.teachers.residency import Residency, ResidencyStatus
+from kd_ray.teachers.residency import LoadFailed, Residency, ResidencyStatus
 from kd_ray.teachers.teacher import reader_of
+
+_UNBOUNDED = 1 << 62
 
 
 class ScoringTeacher(Protocol):
@@ -62,6 +64,11 @@ class Residents(Protocol):
         ...
 
     @property
+    def pages(self) -> bool:
+        """Whether teachers may have to be loaded by turns."""
+        ...
+
+    @property
     def in_turns(self) -> bool:
         """Whether they cannot all be loaded at once."""
         ...
@@ -79,6 +86,18 @@ class Residents(Protocol):
         """The teacher, loaded while the context lasts; `LoadFailed` if it cannot be had."""
         ...
 
+    def add(self, index: int, folder: Path) -> None:
+        """One more teacher; raises what is wrong with its folder. May read from the disk."""
+        ...
+
+    def remove(self, index: int) -> None:
+        """A teacher leaves; a pass that uses it ends in peace."""
+        ...
+
+
+LoadOne = Callable[[Path], ScoringTeacher]
+"""Makes the teacher of a folder."""
+
 
 class AllLoaded:
     """Teachers that were loaded before, and stay.
@@ -86,16 +105,22 @@ class AllLoaded:
     Args:
         teachers: in order.
         indices: their numbers in the pool; default 0, 1, ...
+        load: makes those that are added later.
     """
 
+    pages = False
     in_turns = False
     status = None
 
     def __init__(
-        self, teachers: Sequence[ScoringTeacher], indices: Sequence[int] | None = None
+        self,
+        teachers: Sequence[ScoringTeacher],
+        indices: Sequence[int] | None = None,
+        load: LoadOne | None = None,
     ) -> None:
         numbers = range(len(teachers)) if indices is None else indices
         self._teachers = dict(zip(numbers, teachers, strict=True))
+        self._load = load
 
     @property
     def infos(self) -> Mapping[int, TeacherInfo]:
@@ -108,8 +133,29 @@ class AllLoaded:
 
     @contextmanager
     def use(self, index: int) -> Iterator[ScoringTeacher]:
-        """The teacher."""
-        yield self._teachers[index]
+        """The teacher; `LoadFailed` if it has left."""
+        teacher = self._teachers.get(index)
+        if teacher is None:
+            raise LoadFailed(index, "no such teacher on this host", final=True)
+        yield teacher
+
+    def add(self, index: int, folder: Path) -> None:
+        """Load one more teacher.
+
+        Raises:
+            ValueError: these teachers were made by somebody else, who alone can make more.
+        """
+        if self._load is None:
+            raise ValueError(f"{folder} cannot be added to teachers that are in memory only")
+        teacher = self._load(folder)
+        # One step, for readers in other threads.
+        self._teachers = dict(sorted({**self._teachers, index: teacher}.items()))
+
+    def remove(self, index: int) -> None:
+        """A teacher leaves."""
+        self._teachers = {
+            other: teacher for other, teacher in self._teachers.items() if other != index
+        }
 
 
 class Paged:
@@ -117,18 +163,20 @@ class Paged:
 
     Args:
         cards: who they are.
-        max_bytes: for the weights of those that are loaded.
+        max_bytes: for the weights of those that are loaded; None: any.
         warm_bytes: of main memory for weights between visits; 0: they are read again from the
             mapped files.
         device: where they compute.
         blueprints: those that the cards were made with.
     """
 
+    pages = True
+
     def __init__(
         self,
         cards: Sequence[TeacherCard],
         *,
-        max_bytes: int,
+        max_bytes: int | None,
         warm_bytes: int = 0,
         device: str = "cpu",
         blueprints: Blueprints | None = None,
@@ -136,15 +184,23 @@ class Paged:
         warm = WarmStore(warm_bytes) if warm_bytes else None
         self._blueprints = blueprints or Blueprints()
         self._cards = {card.index: card for card in cards}
+        self._max_bytes = _UNBOUNDED if max_bytes is None else max_bytes
         self._residency = Residency(
-            cards, CheckpointLoader(warm, self._blueprints), max_bytes=max_bytes, device=device
+            cards,
+            CheckpointLoader(warm, self._blueprints),
+            max_bytes=self._max_bytes,
+            device=device,
         )
-        self.in_turns = sum(card.weight_bytes for card in cards) > max_bytes
 
     @property
     def infos(self) -> Mapping[int, TeacherInfo]:
         """Who they are."""
         return {index: card.info for index, card in sorted(self._cards.items())}
+
+    @property
+    def in_turns(self) -> bool:
+        """Whether they cannot all be loaded at once."""
+        return sum(card.weight_bytes for card in self._cards.values()) > self._max_bytes
 
     @property
     def status(self) -> ResidencyStatus:
@@ -159,6 +215,34 @@ class Paged:
     def use(self, index: int) -> AbstractContextManager[ScoringTeacher]:
         """The teacher, loaded if need be."""
         return self._residency.use(index)
+
+    def add(self, index: int, folder: Path) -> None:
+        """Read who a teacher is; where all fit, load it.
+
+        Raises:
+            CheckpointError, UnusableSystem: the folder holds no teacher.
+            LoadFailed: it cannot be loaded; then it is not here.
+        """
+        card = card_of(folder, index, self._blueprints)
+        self._residency.add(card)
+        self._cards = {**self._cards, index: card}
+        try:
+            self.load_all([index])
+        except LoadFailed:
+            self.remove(index)
+            raise
+
+    def remove(self, index: int) -> None:
+        """A teacher leaves."""
+        self._residency.remove(index)
+        self._cards = {other: card for other, card in self._cards.items() if other != index}
+
+    def load_all(self, indices: Sequence[int]) -> None:
+        """Load these now, unless there is no room for all."""
+        if not self.in_turns:
+            for index in indices:
+                with self.use(index):
+                    pass
 
 
 def paged_from_folders(
@@ -179,16 +263,8 @@ def paged_from_folders(
     cards = [
         card_of(folder, index, blueprints) for folder, index in zip(folders, indices, strict=True)
     ]
-    needed = sum(card.weight_bytes for card in cards)
     paged = Paged(
-        cards,
-        max_bytes=max(1, needed) if max_bytes is None else max_bytes,
-        warm_bytes=warm_bytes,
-        device=device,
-        blueprints=blueprints,
+        cards, max_bytes=max_bytes, warm_bytes=warm_bytes, device=device, blueprints=blueprints
     )
-    if not paged.in_turns:
-        for index in indices:
-            with paged.use(index):
-                pass
+    paged.load_all(indices)
     return paged

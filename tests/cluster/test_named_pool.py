@@ -14,7 +14,9 @@ from pool_help import FOUR, assert_same_signal, is_gone, local_signal, until
 from safetensors.torch import load_file
 
 from kd_ray.cluster.pool import PoolError, PoolSource, PoolStartError, attach, service
-from kd_ray.cluster.pool.manager import NAMESPACE, PoolDraining
+from kd_ray.cluster.pool.address import NAMESPACE
+from kd_ray.cluster.pool.manager import PoolDraining
+from kd_ray.cluster.pool.plan import PoolSpec
 from kd_ray.cluster.trainer import run_training
 from kd_ray.commands.pool import as_plain, show
 from kd_ray.config.pool import PoolConfig
@@ -41,7 +43,8 @@ def config(name, **changes):
 
 
 def up(name, folders=FOUR, **changes):
-    return service.up(config(name, **changes), folders, load=load_fake_teachers)
+    spec = PoolSpec(config(name, **changes), tuple(map(str, folders)), load=load_fake_teachers)
+    return service.up(spec)
 
 
 def section(name, **changes):
@@ -163,6 +166,7 @@ def address_of(name):
     return ray.get(manager.ready.remote(10))
 
 
+@pytest.mark.slow
 def test_hosts_that_nobody_needs_are_released_and_come_back():
     up("sleepy", hosts={"hosts": 1}, idle_release_s=1.5)
     until(lambda: service.status("sleepy").state == "asleep")
@@ -180,6 +184,7 @@ def test_hosts_that_nobody_needs_are_released_and_come_back():
     assert not [name for name in actors() if "sleepy" in name]
 
 
+@pytest.mark.slow
 def test_a_pool_that_cannot_start_leaves_nothing_behind():
     started = time.monotonic()
     with pytest.raises(PoolStartError, match=r"fakes/2-missing.*no such checkpoint"):
@@ -189,8 +194,8 @@ def test_a_pool_that_cannot_start_leaves_nothing_behind():
 
 
 def test_distillations_attach_and_the_second_costs_no_teacher_computation(tiny_root):
-    spec = config("tiny", hosts={"hosts": 1})
-    service.up(spec, [tiny_root / "teachers" / f"t{number}" for number in range(3)])
+    teachers = tuple(str(tiny_root / "teachers" / f"t{number}") for number in range(3))
+    service.up(PoolSpec(config("tiny", hosts={"hosts": 1}), teachers))
     weights = {}
     for name, source in (
         ("from-local", {"type": "local"}),

@@ -42,6 +42,7 @@ def test_work_is_planned_group_by_group_and_leaves_out_what_is_there(tmp_path):
     assert {item.group for item in plan_work(store, ["train"], D, 2)} == {("digest-2", "digest-3")}
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
 def test_actors_finish_an_interrupted_run_with_the_rows_that_one_process_writes(tmp_path):

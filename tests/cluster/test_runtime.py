@@ -53,6 +53,7 @@ def test_an_initialised_ray_is_used_and_left_running():
     assert ray.is_initialized()
 
 
+@pytest.mark.slow
 def test_without_a_cluster_a_private_one_is_started_and_ended(tmp_path):
     mine = ray.get_runtime_context().gcs_address
     private, cpus, threads, imported, address = run(tmp_path, OMP_NUM_THREADS="1")

@@ -112,6 +112,7 @@ def _worker(rank, port, root, config):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_workers_export_the_average_of_one(tiny_root):
     options = {**OPTIONS, **tiny.PLAIN_SGD, "data__augment": None}
     run(tiny.train_config("average-1", **options), tiny_root)

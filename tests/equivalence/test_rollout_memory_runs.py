@@ -204,6 +204,7 @@ def _worker(rank, port, root, config, experts, stop_at):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_workers_that_are_interrupted_read_the_rollouts_of_one(tiny_root, experts):
     options = {**PLAIN, "staleness": 1, "training__checkpoint_every_updates": 2}
     one, two = (

@@ -8,14 +8,18 @@ any number of jobs `attach`. The address of either is plain data, from which any
     client.py    what students ask          keeper.py   looks after hosts, starts them again
     exchange.py  one request's way          owned.py    a pool of one job
     roster.py    hosts as a client sees     manager.py  the actor of a named pool
-                 them                       service.py  named pools from outside
+                 them                       jobs.py     who is attached to it
+    views.py     a pool as a job sees it    service.py  named pools from outside
+    plan.py      who lives where            update.py   what two files differ in
+    changes.py   from one plan to the next  scaler.py   how large a pool should be
 """
 
 from kd_ray.cluster.pool.address import HostAddress, PoolAddress
 from kd_ray.cluster.pool.client import PoolPending, PoolSource
 from kd_ray.cluster.pool.hosts import PoolStartError
 from kd_ray.cluster.pool.owned import TeacherPool
-from kd_ray.cluster.pool.service import Attachment, PoolError, attach, join_cluster
+from kd_ray.cluster.pool.service import Attachment, attach, join_cluster
+from kd_ray.cluster.pool.views import PoolError
 
 __all__ = [
     "Attachment",

@@ -1,18 +1,46 @@
 """Where a pool's hosts are: plain data that travels to any process of a job."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
 from kd_ray.config.sources import PoolSource as PoolSettings
 from kd_ray.core.contracts import TeacherInfo, TeachersInfo
 from kd_ray.teachers.answers import HostAnswer
+from kd_ray.teachers.residents import ScoringTeacher
 
 HostHandle = Any
 """An actor handle of `HostProcess`; Ray's own types lose its async methods."""
+
+
+NAMESPACE: Final = "kd_ray"
+"""Of named pools, whatever job started them."""
+
+
+def manager_name(pool: str) -> str:
+    """The actor's name of a pool's manager."""
+    return _MANAGER + pool
+
+
+def pool_of(manager: str) -> str | None:
+    """The pool of which an actor of this name is the manager; None: of none."""
+    return manager.removeprefix(_MANAGER) if manager.startswith(_MANAGER) else None
+
+
+def hosts_prefix(pool: str) -> str:
+    """What the names of a pool's host actors begin with; a number follows."""
+    return f"kd_ray-pool-{pool}-host-"
+
+
+_MANAGER: Final = "kd_ray-manager-"
+
+
+Loader = Callable[[Sequence[Path], str], Sequence[ScoringTeacher]]
+"""(checkpoint folders, device) -> teachers, in the same order; called in the host's process."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +64,10 @@ class PoolAddress:
     settings: PoolSettings
     places: tuple[int, ...] | None = None
     """Index in the pool of each of the job's teachers; None: the job's teachers are the pool's."""
+    version: int = 0
+    """Goes up with every change of hosts or teachers."""
+    replaced: Mapping[int, int] = field(default_factory=dict)
+    """Teachers of the pool that another has taken the place of, and who."""
 
     def place(self, number: int) -> int:
         """The index in the pool of the job's teacher `number`."""

@@ -95,8 +95,8 @@ class PoolSource:
         return PoolPending(self, exchange, self._run(self._answer(exchange)), size)
 
     def describe(self) -> TeachersInfo:
-        """Who answers."""
-        return self.address.info
+        """Who answers, as the pool is now."""
+        return self._roster.address.info
 
     def close(self) -> None:
         """Give up open requests and let go of the hosts; the pool itself goes on."""

@@ -76,8 +76,9 @@ class Exchange(Generic[Answer]):
         self._deadline_s = deadline_s
         self._job, self._weight = job, weight
         self._alone = asked_alone(request)
-        places = range(len(ledger.teachers)) if self._alone is None else [self._alone]
-        self._places = [roster.address.place(number) for number in places]
+        # As the pool was when the request began.
+        self._address = roster.address
+        self._places: list[int] = []
         self._open: dict[asyncio.Task[HostReport], _Asked] = {}
         self._parts: list[_Part] = []
         self._tried: dict[int, set[str]] = {}
@@ -97,11 +98,15 @@ class Exchange(Generic[Answer]):
             Exception: what a teacher raised.
         """
         try:
-            while True:
-                await self._collect()
-                fused = await self._fused()
-                if fused is not _LOST:
-                    break
+            with self._roster.acting() as self._address:
+                count = len(self._ledger.teachers)
+                numbers = range(count) if self._alone is None else [self._alone]
+                self._places = [self._address.place(number) for number in numbers]
+                while True:
+                    await self._collect()
+                    fused = await self._fused()
+                    if fused is not _LOST:
+                        break
             answers = [part.report.answer for part in self._in_order()]
             return self._ledger.conclude(
                 self._request, answers, cast(strategies.FusedTargets | None, fused)
@@ -125,7 +130,7 @@ class Exchange(Generic[Answer]):
             hopeful = self._reachable()
             if not self._enough(hopeful):
                 # Too few, whatever the others say, unless a lost host comes back in time.
-                give_up_s = give_up_s or time.monotonic() + self._roster.address.settings.recover_s
+                give_up_s = give_up_s or time.monotonic() + self._address.settings.recover_s
                 left_s = give_up_s - time.monotonic()
                 if left_s <= 0 or not self._roster.may_return(self._missing()):
                     self._ledger.require(self._numbers(hopeful), only=self._alone)
@@ -141,7 +146,7 @@ class Exchange(Generic[Answer]):
     def _ask(self, host: HostAddress, teachers: Sequence[int], audio: Any) -> None:
         handle = self._roster.handle(host)
         assert handle is not None, "only hosts that can be asked are routed to"
-        address = self._roster.address
+        address = self._address
         everything = set(teachers) == set(self._places)
         call = Call(
             teachers=tuple(teachers),
@@ -190,7 +195,7 @@ class Exchange(Generic[Answer]):
         found = self._roster.route(asked.teachers, self._tried)
         if found.nowhere:
             return self._deadline_s
-        sooner = self._roster.address.settings.retry_after_s or self._deadline_s / 2
+        sooner = self._address.settings.retry_after_s or self._deadline_s / 2
         return min(self._deadline_s, sooner)
 
     def _take(self, task: "asyncio.Task[HostReport]", asked: _Asked) -> None:
@@ -207,7 +212,7 @@ class Exchange(Generic[Answer]):
         if report.answer.answered:
             self._parts.append(_Part(asked.host, report, asked.kept))
             self.edges["hosts"] += report.kept_bytes
-        answered = {self._roster.address.place(number) for number in report.answer.answered}
+        answered = {self._address.place(number) for number in report.answer.answered}
         silent = [index for index in asked.teachers if index not in answered]
         return self._note_retries(asked.host, silent, "its teachers could not answer")
 
@@ -224,7 +229,7 @@ class Exchange(Generic[Answer]):
         return asked
 
     def _answered(self) -> set[int]:
-        place = self._roster.address.place
+        place = self._address.place
         return {place(number) for part in self._parts for number in part.report.answer.answered}
 
     def _missing(self) -> list[int]:
@@ -241,7 +246,7 @@ class Exchange(Generic[Answer]):
         return isinstance(decision, Proceed)
 
     def _numbers(self, teachers: Iterable[int]) -> list[int]:
-        return self._roster.address.numbers(teachers)
+        return self._address.numbers(teachers)
 
     def _in_order(self) -> list[_Part]:
         """By name, so that sums are the same whoever was first."""

@@ -4,9 +4,9 @@ import dataclasses
 import logging
 import math
 import os
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
@@ -16,23 +16,21 @@ from kd_ray.cluster.pool.address import (
     HostArrival,
     HostHandle,
     HostReport,
+    Loader,
     PoolAddress,
     arrays_bytes,
 )
+from kd_ray.cluster.pool.plan import PoolPlan
 from kd_ray.config.sources import HostSettings
 from kd_ray.config.sources import PoolSource as PoolSettings
 from kd_ray.core import strategies
 from kd_ray.core.contracts import Audio, Generate, Score, TeachersInfo, Written
 from kd_ray.teachers.answers import Call
 from kd_ray.teachers.host import HostStatus, TeacherHost
-from kd_ray.teachers.policies import deal
-from kd_ray.teachers.residents import AllLoaded, Residents, ScoringTeacher, paged_from_folders
+from kd_ray.teachers.residents import AllLoaded, Residents, paged_from_folders
 from kd_ray.teachers.transcriber import TranscriberSpec, load_transcriber
 
 logger = logging.getLogger(__name__)
-
-Loader = Callable[[Sequence[Path], str], Sequence[ScoringTeacher]]
-"""(checkpoint folders, device) -> teachers, in the same order; called in the host's process."""
 
 _MIB = 1 << 20
 
@@ -68,7 +66,10 @@ class HostProcess:
                 max_bytes=None if memory_mib is None else int(memory_mib * _MIB),
             )
         else:
-            residents = AllLoaded(load(folders, device), indices)
+            residents = AllLoaded(
+                load(folders, device), indices, lambda folder: load([folder], device)[0]
+            )
+        self._kept: Any = None
         self._host = TeacherHost(
             residents,
             num_teachers=num_teachers,
@@ -115,6 +116,24 @@ class HostProcess:
         """The target of what several hosts made of one request."""
         return await self._host.finish(partials)
 
+    async def add(self, folders: Mapping[int, Path]) -> HostArrival:
+        """Teachers come to live here, by their indices; requests go on meanwhile."""
+        await self._host.add(folders)
+        return await self.arrive()
+
+    async def remove(self, indices: Sequence[int]) -> HostArrival:
+        """Teachers leave."""
+        self._host.remove(indices)
+        return await self.arrive()
+
+    async def keep(self, kept: Any) -> None:
+        """Hold what a manager that is started again must know."""
+        self._kept = kept
+
+    async def kept(self) -> Any:
+        """What `keep` was given last; None: nothing yet."""
+        return self._kept
+
     async def alive(self) -> None:
         """A sign of life."""
 
@@ -131,73 +150,60 @@ HostActor = ray.remote(HostProcess)
 
 
 class HostStarter:
-    """Brings a pool's hosts up."""
+    """Starts a pool's host processes, and waits for them."""
 
     def __init__(
         self,
-        folders: Sequence[Path | str],
         settings: HostSettings,
         load: Loader | None,
         recognizer: TranscriberSpec | None = None,
         *,
-        pool: str | None = None,
         namespace: str | None = None,
+        detached: bool = False,
     ) -> None:
-        self._folders = tuple(map(Path, folders))
         self._settings = settings
         self._load = load
         self._recognizer = recognizer
-        self._namespace = namespace or str(ray.get_runtime_context().namespace)
+        self.namespace = namespace or str(ray.get_runtime_context().namespace)
         # Hosts of a named pool outlive the manager that started them.
-        self._lifetime = None if pool is None else "detached"
-        dealt = deal(len(self._folders), settings.hosts, settings.replicas)
-        pool = pool or uuid.uuid4().hex[:8]
-        self.placement = {
-            f"kd_ray-pool-{pool}-host-{number}": indices for number, indices in enumerate(dealt)
-        }
-        if len(dealt) < settings.hosts:
-            logger.warning(
-                "teachers.source.hosts is %d but there are only %d teachers, %d copies of each: "
-                "%d hosts are started",
-                settings.hosts,
-                len(self._folders),
-                settings.replicas,
-                len(dealt),
-            )
-        self._warn_if_too_large()
+        self._lifetime = "detached" if detached else None
 
     @property
     def start_timeout_s(self) -> float:
         """Longest wait for a host to load its teachers."""
         return self._settings.start_timeout_s
 
-    def start_host(self, name: str, indices: Sequence[int]) -> HostHandle:
+    def start_host(self, plan: PoolPlan, name: str) -> HostHandle:
         """Create a host's actor; it loads its teachers by itself."""
         actor = HostActor.options(
             name=name,
-            namespace=self._namespace,
+            namespace=self.namespace,
             lifetime=self._lifetime,
             num_cpus=self._settings.cpus_per_host,
             num_gpus=self._settings.gpus_per_host,
             max_restarts=0,
             max_task_retries=0,
-            # Not inside a placement group that the caller may happen to sit in.
-            scheduling_strategy="DEFAULT",
+            # Not inside a placement group that the caller may happen to sit in; copies of a
+            # teacher apart, as far as there are nodes.
+            scheduling_strategy="SPREAD" if self._settings.replicas > 1 else "DEFAULT",
         )
-        folders = [self._folders[index] for index in indices]
+        folders = plan.folders(name)
         handle: HostHandle = actor.remote(
-            folders, indices, len(self._folders), self._settings, self._load, self._recognizer
-        )
+            list(folders.values()), list(folders), len(plan.teachers), self._settings, self._load,
+            self._recognizer,
+        )  # fmt: skip
         return handle
 
-    def await_arrivals(self, handles: Sequence[HostHandle]) -> list[HostArrival]:
-        """Wait until every host's teachers are loaded, or say which are not and why."""
-        references = [handle.arrive.remote() for handle in handles]
+    def await_arrivals(
+        self, plan: PoolPlan, handles: Mapping[str, HostHandle]
+    ) -> dict[str, HostArrival]:
+        """Wait until these hosts' teachers are loaded, or say which are not and why."""
+        references = {name: handle.arrive.remote() for name, handle in handles.items()}
         limit_s = self._settings.start_timeout_s
-        _, late = ray.wait(references, num_returns=len(references), timeout=limit_s)
-        arrivals = []
-        for (name, indices), reference in zip(self.placement.items(), references, strict=True):
-            folders = ", ".join(str(self._folders[index]) for index in indices)
+        _, late = ray.wait(list(references.values()), num_returns=len(references), timeout=limit_s)
+        arrivals = {}
+        for name, reference in references.items():
+            folders = ", ".join(map(str, plan.folders(name).values()))
             if reference in late:
                 raise PoolStartError(
                     f"{name} did not start within {limit_s:g} s (teachers: {folders}). It asks for "
@@ -206,7 +212,7 @@ class HostStarter:
                     "teachers.source.start_timeout_s if the teachers are large."
                 )
             try:
-                arrivals.append(ray.get(reference))
+                arrivals[name] = ray.get(reference)
             except (ray.exceptions.RayActorError, ray.exceptions.RayTaskError) as error:
                 raise PoolStartError(
                     f"{name} could not load its teachers ({folders}): {error}"
@@ -214,28 +220,46 @@ class HostStarter:
         return arrivals
 
     def address(
-        self, arrivals: Sequence[HostArrival], client: PoolSettings | None = None
+        self,
+        plan: PoolPlan,
+        arrivals: Mapping[str, HostArrival],
+        client: PoolSettings | None = None,
     ) -> PoolAddress:
-        """Where clients find the pool; `client`: how they ask, if that is known here."""
-        infos = {info.index: info for arrival in arrivals for info in arrival.infos}
+        """Where clients find the pool; `client`: how they ask, if that is known here.
+
+        Its teachers are those that live somewhere, in the order of their indices.
+        """
+        infos = {info.index: info for arrival in arrivals.values() for info in arrival.infos}
         return PoolAddress(
-            namespace=self._namespace,
+            namespace=self.namespace,
             hosts=tuple(
-                HostAddress(name, indices, arrival.pid, arrival.node)
-                for (name, indices), arrival in zip(self.placement.items(), arrivals, strict=True)
+                HostAddress(name, arrival.teachers, arrival.pid, arrival.node)
+                for name, arrival in arrivals.items()
             ),
             info=TeachersInfo(
-                teachers=tuple(infos[index] for index in sorted(infos)),
+                teachers=tuple(infos[index] for index in sorted(plan.teachers)),
                 source="pool",
-                recognizer=arrivals[0].recognizer,
+                recognizer=next(iter(arrivals.values())).recognizer,
             ),
             settings=client or PoolSettings(),
+            version=plan.version,
+            replaced=plan.replaced,
         )
 
-    def _warn_if_too_large(self) -> None:
+    def warn_if_too_large(self, plan: PoolPlan) -> None:
+        """Say what of the settings the cluster or the teachers cannot fill."""
+        hosts = len(plan.hosts)
+        if hosts < self._settings.hosts:
+            logger.warning(
+                "teachers.source.hosts is %d but there are only %d teachers, %d copies of each: "
+                "%d hosts are started",
+                self._settings.hosts,
+                len(plan.teachers),
+                self._settings.replicas,
+                hosts,
+            )
         total = _total_resources()
         needed = {"CPU": self._settings.cpus_per_host, "GPU": self._settings.gpus_per_host}
-        hosts = len(self.placement)
         if any(hosts * each > total.get(kind, 0.0) for kind, each in needed.items()):
             logger.warning(
                 "%d teacher hosts ask for %s each, but the cluster has %s; waiting up to %g s",

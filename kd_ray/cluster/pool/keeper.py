@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kd_ray.cluster.pool.address import HostArrival, HostHandle
 from kd_ray.cluster.pool.hosts import HostStarter
+from kd_ray.cluster.pool.plan import PoolPlan
 from kd_ray.cluster.pool.roster import HOST_GONE, one_line
 from kd_ray.teachers.answers import OnEvent
 from kd_ray.teachers.policies.health import (
@@ -40,7 +41,6 @@ class _Kept:
     """A host that is looked after; times by the monotonic clock."""
 
     name: str
-    teachers: tuple[int, ...]
     handle: HostHandle | None
     arrival: HostArrival | None
     heard_s: float
@@ -57,7 +57,8 @@ class PoolKeeper:
     """Keeps the hosts of a pool up, from a thread of its own.
 
     Args:
-        starter: starts hosts as they were.
+        starter: starts hosts.
+        plan: who lives where; a host that is started again follows the newest one.
         handles: the running hosts, by name.
         arrivals: what they said when their teachers were loaded.
         limits: how patient to be.
@@ -67,8 +68,9 @@ class PoolKeeper:
     def __init__(
         self,
         starter: HostStarter,
+        plan: PoolPlan,
         handles: Mapping[str, HostHandle],
-        arrivals: Sequence[HostArrival],
+        arrivals: Mapping[str, HostArrival],
         limits: HealthLimits,
         on_event: OnEvent | None = None,
     ) -> None:
@@ -77,11 +79,13 @@ class PoolKeeper:
         self._starter = starter
         self._limits = limits
         self._on_event = on_event
+        self._plan = plan
         now = time.monotonic()
-        self._hosts = [
-            _Kept(name, starter.placement[name], handle, arrival, now)
-            for (name, handle), arrival in zip(handles.items(), arrivals, strict=True)
-        ]
+        self._hosts = {
+            name: _Kept(name, handle, arrivals[name], now) for name, handle in handles.items()
+        }
+        # So that a host that is let go is not started again at that very moment.
+        self._looking = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pool-keeper", daemon=True)
         self._thread.start()
@@ -89,17 +93,44 @@ class PoolKeeper:
     @property
     def handles(self) -> list[HostHandle]:
         """Hosts that live or are starting."""
-        return [host.handle for host in self._hosts if host.handle is not None]
+        return list(self.named.values())
 
     @property
     def named(self) -> dict[str, HostHandle]:
         """Hosts that live or are starting, by name."""
-        return {host.name: host.handle for host in self._hosts if host.handle is not None}
+        hosts = list(self._hosts.values())
+        return {host.name: host.handle for host in hosts if host.handle is not None}
 
     @property
     def arrivals(self) -> dict[str, HostArrival | None]:
         """What hosts said when their teachers were loaded; None: down, or not yet."""
-        return {host.name: host.arrival for host in self._hosts}
+        return {name: host.arrival for name, host in list(self._hosts.items())}
+
+    def start_by(self, starter: HostStarter) -> None:
+        """From now on, hosts are started with other settings."""
+        self._starter = starter
+
+    def follow(self, plan: PoolPlan) -> None:
+        """From now on, hosts that are started again have the teachers of this plan."""
+        self._plan = plan
+
+    def arrived(self, name: str, arrival: HostArrival) -> None:
+        """A host says that it has other teachers now."""
+        host = self._hosts.get(name)
+        if host is not None and host.arrival is not None:
+            host.arrival = arrival
+
+    def take(self, name: str, handle: HostHandle, arrival: HostArrival) -> None:
+        """Look after one host more."""
+        # A new dictionary: another thread goes through the old one.
+        self._hosts = {**self._hosts, name: _Kept(name, handle, arrival, time.monotonic())}
+
+    def let_go(self, name: str) -> HostHandle | None:
+        """Look after a host no more; its handle, if it lives."""
+        with self._looking:
+            host = self._hosts.get(name)
+            self._hosts = {other: kept for other, kept in self._hosts.items() if other != name}
+        return None if host is None else host.handle
 
     def close(self) -> None:
         """Look no more; the hosts are left as they are."""
@@ -108,9 +139,11 @@ class PoolKeeper:
 
     def _run(self) -> None:
         while not self._stop.wait(_LOOK_S):
-            for host in self._hosts:
+            for host in list(self._hosts.values()):
                 try:
-                    self._look(host)
+                    with self._looking:
+                        if host.name in self._hosts:
+                            self._look(host)
                 except Exception:
                     # Whatever it is, the others are still to be looked after.
                     logger.exception("looking after host %s failed; going on", host.name)
@@ -164,7 +197,7 @@ class PoolKeeper:
 
     def _start(self, host: _Kept, now: float) -> None:
         try:
-            host.handle = self._starter.start_host(host.name, host.teachers)
+            host.handle = self._starter.start_host(self._plan, host.name)
         except ValueError:
             # Its name is free once Ray has buried the old one.
             host.not_before_s = now + _LOOK_S

@@ -1,33 +1,39 @@
 """The manager of a named pool: an actor that brings hosts up, keeps them up, and knows the jobs.
 
-Jobs talk to hosts directly; only attaching and the signs of life that keep a job attached come
-here, so that a pool goes on answering while its manager is away. Ray starts a manager that died
-again; it finds its hosts by their names.
+Jobs talk to hosts directly; only attaching, the signs of life that keep a job attached, and news of
+changes come here, so that a pool goes on answering while its manager is away. Ray starts a manager
+that died again; it finds its hosts by their names, and on them what it must know.
 """
 
+import dataclasses
 import logging
 import threading
 import time
-import uuid
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
 
-from kd_ray.cluster.pool.address import HostHandle, PoolAddress
-from kd_ray.cluster.pool.hosts import HostStarter, Loader, PoolStartError, kill_hosts
+from kd_ray.cluster.pool.address import (
+    NAMESPACE,
+    HostAddress,
+    HostHandle,
+    PoolAddress,
+    hosts_prefix,
+)
+from kd_ray.cluster.pool.changes import Handover, PoolChangeError, PoolChanges
+from kd_ray.cluster.pool.hosts import HostStarter, PoolStartError, kill_hosts
+from kd_ray.cluster.pool.jobs import Job, JobBook, JobView, Lease
 from kd_ray.cluster.pool.keeper import PoolKeeper
+from kd_ray.cluster.pool.plan import PoolPlan, PoolSpec, first_plan, weight_bytes
 from kd_ray.cluster.pool.roster import HOST_GONE, one_line
-from kd_ray.config.pool import PoolConfig
+from kd_ray.cluster.pool.scaler import PoolScaler, healed
+from kd_ray.cluster.pool.update import Update, updated_plan
 from kd_ray.teachers.host import HostStatus
 from kd_ray.teachers.policies.health import HealthLimits
-from kd_ray.teachers.transcriber import TranscriberSpec
 
 logger = logging.getLogger(__name__)
-
-NAMESPACE = "kd_ray"
-"""Of named pools, whatever job started them."""
 
 _LOOK_S = 1.0
 _STATUS_S = 3.0
@@ -38,46 +44,11 @@ class PoolDraining(RuntimeError):
 
 
 @dataclass(frozen=True)
-class PoolSpec:
-    """What a manager needs to know; travels to its process."""
+class _Kept:
+    """What hosts keep for a manager that is started again."""
 
-    config: PoolConfig
-    folders: tuple[str, ...]
-    """Checkpoint folders, in the order of the list."""
-    recognizer: TranscriberSpec | None = None
-    load: Loader | None = None
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A job's place in a pool."""
-
-    number: str
-    lease_s: float
-    address: PoolAddress
-
-
-@dataclass
-class _Job:
-    """A job that is attached."""
-
-    name: str
-    weight: float
-    since_s: float
-    """Unix time."""
-    heard_s: float
-    """By the monotonic clock."""
-
-
-@dataclass(frozen=True)
-class JobView:
-    """A job in the status."""
-
-    name: str
-    weight: float
-    attached_s: float
-    heard_s: float
-    """How long ago."""
+    spec: PoolSpec
+    plan: PoolPlan
 
 
 @dataclass(frozen=True)
@@ -104,34 +75,33 @@ class PoolStatus:
     respawns: int
     events: tuple[dict[str, Any], ...]
     """The latest, oldest first."""
+    version: int = 0
+    """Goes up with every change of hosts or teachers."""
 
 
 class PoolManager:
-    """Runs in an actor with several threads; `start` of the service makes it."""
+    """Runs in an actor with several threads; `up` of the service makes it."""
 
     def __init__(self, spec: PoolSpec) -> None:
         self._spec = spec
         self._began_s = time.time()
         self._lock = threading.RLock()
-        self._jobs: dict[str, _Job] = {}
+        self._jobs = JobBook()
         self._events: deque[dict[str, Any]] = deque(maxlen=200)
         self._draining = False
         self._idle_since_s = time.monotonic()
-        self._starter = HostStarter(
-            spec.folders,
-            spec.config.hosts,
-            spec.load,
-            spec.recognizer,
-            pool=spec.config.name,
-            namespace=NAMESPACE,
-        )
         self._ready = threading.Event()
         self._failure: Exception | None = None
+        self._plan: PoolPlan | None = None
         self._address: PoolAddress | None = None
         self._keeper: PoolKeeper | None = None
+        # One change after another; nothing else waits for it.
+        self._changing = threading.Lock()
+        self._scaler: PoolScaler | None = None
         self._ended = threading.Event()
         self._bring_up()
         threading.Thread(target=self._watch, name="pool-watch", daemon=True).start()
+        threading.Thread(target=self._size, name="pool-size", daemon=True).start()
 
     def ready(self, timeout_s: float) -> PoolAddress | None:
         """Where the pool is; None if hosts are still loading after `timeout_s`.
@@ -147,7 +117,7 @@ class PoolManager:
         return self._address
 
     def spec(self) -> PoolSpec:
-        """What the pool was started with."""
+        """What the pool was started with, or changed to since."""
         return self._spec
 
     def attach(self, job: str, weight: float) -> Lease:
@@ -163,11 +133,9 @@ class PoolManager:
                     f"the pool {self._spec.config.name!r} is draining and takes no further jobs; "
                     "start another one, or this one again once it is down"
                 )
-            number = uuid.uuid4().hex[:12]
             # It cannot give a sign of life before it knows its number.
             timeout_s = self._spec.config.hosts.start_timeout_s
-            known = _Job(job, weight, time.time(), time.monotonic() + timeout_s)
-            self._jobs[number] = known
+            number = self._jobs.enter(job, weight, timeout_s)
             self._note("job_attached", job=job, weight=weight)
             if self._keeper is None and self._ready.is_set():
                 self._bring_up()
@@ -179,37 +147,66 @@ class PoolManager:
         if address is None:
             self.detach(number)
             raise PoolStartError(f"hosts were not ready within {timeout_s:g} s")
-        known.heard_s = time.monotonic()
+        self._jobs.renew(number, job, weight)
         return Lease(number, self._spec.config.lease_s, address)
 
     def renew(self, number: str, job: str, weight: float) -> None:
         """A sign of life of a job; one that was given up is attached again."""
-        with self._lock:
-            known = self._jobs.get(number)
-            if known is None:
-                self._jobs[number] = _Job(job, weight, time.time(), time.monotonic())
-                self._note("job_attached", job=job, weight=weight, again=True)
-            else:
-                known.heard_s = time.monotonic()
+        if not self._jobs.renew(number, job, weight):
+            self._note("job_attached", job=job, weight=weight, again=True)
 
     def detach(self, number: str) -> None:
         """A job goes; nothing happens to one that is unknown."""
-        with self._lock:
-            job = self._jobs.pop(number, None)
-            if job is not None:
-                self._leave(job, "job_detached")
+        job = self._jobs.leave(number)
+        if job is not None:
+            self._leave(job, "job_detached")
+
+    def follow(self, client: str, version: int) -> PoolAddress | None:
+        """A client says by which version it acts; the address, if there is a newer one."""
+        self._jobs.knows(client, version)
+        address = self._address
+        return address if address is not None and address.version > version else None
+
+    def unfollow(self, client: str) -> None:
+        """A client is closed."""
+        self._jobs.unfollow(client)
+
+    def change(self, spec: PoolSpec, *, fresh_hosts: bool) -> Update:
+        """Have the teachers (and, with `fresh_hosts`, the hosts) of another configuration.
+
+        New ones answer beside the old until every client knows of them; then the old ones go.
+
+        Raises:
+            PoolChangeError: hosts are to be changed without `fresh_hosts`, the pool is not up, or
+                something could not be started. Nothing has changed then.
+        """
+        with self._changing:
+            keeper, plan = self._keeper, self._plan
+            if keeper is None or plan is None:
+                raise PoolChangeError(
+                    f"the pool {spec.config.name!r} has no hosts at the moment "
+                    f"({self._state()}); end it and start it anew with the changed file"
+                )
+            update, after = updated_plan(self._spec, spec, plan, fresh_hosts=fresh_hosts)
+            if after.version > plan.version:
+                self._carry_out(keeper, after, spec)
+                self._note("changed", **dataclasses.asdict(update))
+            else:
+                self._spec = spec
+            return update
 
     def drain(self) -> int:
         """Take no further jobs; how many are attached."""
         with self._lock:
             self._draining = True
-            self._note("draining", jobs=len(self._jobs))
-            return len(self._jobs)
+            attached = len(self._jobs.names)
+            self._note("draining", jobs=attached)
+            return attached
 
     def end(self, *, force: bool) -> list[str]:
         """End the hosts, unless jobs are attached; their names (none: the hosts are gone)."""
         with self._lock:
-            names = [job.name for job in self._jobs.values()]
+            names = self._jobs.names
             if names and not force:
                 return names
             self._ended.set()
@@ -219,33 +216,24 @@ class PoolManager:
     def status(self) -> PoolStatus:
         """How the pool is doing; hosts have a few seconds to say so."""
         with self._lock:
-            keeper, address = self._keeper, self._address
-            now = time.monotonic()
-            jobs = tuple(
-                JobView(
-                    job.name, job.weight, time.time() - job.since_s, max(0.0, now - job.heard_s)
-                )
-                for job in self._jobs.values()
-            )
+            keeper, plan = self._keeper, self._plan
         hosts: list[HostView] = []
-        if keeper is not None and address is not None:
-            asked = {name: handle.status.remote() for name, handle in keeper.named.items()}
-            ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=_STATUS_S)
+        if keeper is not None:
+            statuses = _statuses(keeper)
             for name, arrival in keeper.arrivals.items():
-                said = asked.get(name)
-                status = _status(said) if said in ready else None
                 node, pid = ("", 0) if arrival is None else (arrival.node, arrival.pid)
-                hosts.append(HostView(name, node, pid, status))
+                hosts.append(HostView(name, node, pid, statuses.get(name)))
         return PoolStatus(
             name=self._spec.config.name,
             state=self._state(),
             up_s=time.time() - self._began_s,
-            teachers=len(self._spec.folders),
+            teachers=len(self._spec.folders) if plan is None else len(plan.teachers),
             hosts=tuple(hosts),
-            jobs=jobs,
+            jobs=self._jobs.views,
             deaths=0 if keeper is None else keeper.counts["deaths"],
             respawns=0 if keeper is None else keeper.counts["respawns"],
             events=tuple(self._events),
+            version=0 if plan is None else plan.version,
         )
 
     def _state(self) -> Literal["starting", "up", "draining", "asleep", "failed"]:
@@ -266,13 +254,16 @@ class PoolManager:
     def _start_hosts(self) -> None:
         handles: dict[str, HostHandle] = {}
         try:
-            for name, indices in self._starter.placement.items():
+            plan = self._plan or self._known_plan()
+            starter = self._starter()
+            starter.warn_if_too_large(plan)
+            for name in plan.hosts:
                 try:
                     # A manager before this one may have started it.
                     handles[name] = ray.get_actor(name, namespace=NAMESPACE)
                 except ValueError:
-                    handles[name] = self._starter.start_host(name, indices)
-            arrivals = self._starter.await_arrivals(list(handles.values()))
+                    handles[name] = starter.start_host(plan, name)
+            arrivals = starter.await_arrivals(plan, handles)
         except Exception as error:
             kill_hosts(list(handles.values()))
             self._failure = error
@@ -283,22 +274,129 @@ class PoolManager:
                 hung_after_s=settings.hung_after_s, max_deaths=settings.max_deaths + 1
             )
             with self._lock:
-                self._address = self._starter.address(arrivals)
-                self._keeper = PoolKeeper(self._starter, handles, arrivals, limits, self._note)
+                self._plan = plan
+                self._address = starter.address(plan, arrivals)
+                self._keeper = PoolKeeper(starter, plan, handles, arrivals, limits, self._note)
                 self._idle_since_s = time.monotonic()
+            self._leave_word()
             self._note("hosts_up", hosts=len(handles))
         self._ready.set()
+
+    def _starter(self) -> HostStarter:
+        return HostStarter(
+            self._spec.config.hosts,
+            self._spec.load,
+            self._spec.recognizer,
+            namespace=NAMESPACE,
+            detached=True,
+        )
+
+    def _known_plan(self) -> PoolPlan:
+        """The plan that running hosts know of, as after the manager died; else that of a new pool.
+
+        The one that hosts know may be of a specification later than this process was made with.
+        """
+        config, prefix = self._spec.config, hosts_prefix(self._spec.config.name)
+        names = [
+            actor["name"]
+            for actor in ray.util.list_named_actors(all_namespaces=True)
+            if actor["namespace"] == NAMESPACE and actor["name"].startswith(prefix)
+        ]
+        known: list[_Kept | None] = []
+        for name in names:
+            try:
+                handle = ray.get_actor(name, namespace=NAMESPACE)
+                known.append(ray.get(handle.kept.remote(), timeout=_STATUS_S))
+            except (ValueError, ray.exceptions.RayError) as error:
+                logger.warning("host %s does not tell what it knows: %s", name, one_line(error))
+        newest = max(filter(None, known), key=lambda kept: kept.plan.version, default=None)
+        if newest is None:
+            sizes = list(map(weight_bytes, self._spec.folders))
+            return first_plan(prefix, self._spec.folders, config.hosts, sizes)
+        self._spec = newest.spec
+        return newest.plan
+
+    def _carry_out(self, keeper: PoolKeeper, after: PoolPlan, spec: PoolSpec) -> None:
+        if spec.config != self._spec.config:
+            self._scaler = None
+        before, self._spec = self._spec, spec
+        starter = self._starter()
+
+        def publish(plan: PoolPlan) -> None:
+            with self._lock:
+                self._plan = plan
+                self._address = _address_of(starter, plan, keeper)
+            self._leave_word()
+
+        config = spec.config
+        handover = Handover(
+            await_clients=lambda version: self._jobs.await_followers(
+                version, config.handover_s, config.lease_s
+            ),
+            finish_s=config.handover_s,
+        )
+        try:
+            keeper.start_by(starter)
+            PoolChanges(starter, keeper, handover, publish).carry_out(after)
+        except BaseException:
+            self._spec = before
+            keeper.start_by(self._starter())
+            raise
+
+    def _leave_word(self) -> None:
+        """Hosts keep what a manager must know that is started again."""
+        keeper, plan = self._keeper, self._plan
+        if keeper is not None and plan is not None:
+            for handle in keeper.handles:
+                handle.keep.remote(_Kept(self._spec, plan))
+
+    def _look_at_size(self) -> None:
+        """Let the pool grow or shrink, and complete hosts that came back incomplete."""
+        keeper, plan, scaling = self._keeper, self._plan, self._spec.config.scaling
+        if keeper is None or plan is None or self._draining:
+            return
+        if not self._changing.acquire(blocking=False):
+            return
+        try:
+            if _incomplete(plan, keeper):
+                after = healed(plan, self._spec.config.hosts)
+                self._carry_out(keeper, after, self._spec)
+                self._note("hosts_completed", version=after.version)
+            if scaling is None:
+                return
+            if self._scaler is None:
+                self._scaler = PoolScaler(self._spec.config, scaling)
+            self._scaler.look(_statuses(keeper), len(self._jobs.names))
+            wish = self._scaler.judge(self._plan or plan)
+            if wish is not None:
+                try:
+                    self._carry_out(keeper, wish.plan, self._spec)
+                    kind = "resized" if wish.resized else "copies_changed"
+                    self._note(kind, hosts=len(wish.plan.hosts), reason=wish.reason)
+                finally:
+                    self._scaler.changed()
+        except PoolChangeError as error:
+            self._note("change_failed", reason=str(error))
+        finally:
+            self._changing.release()
+
+    def _size(self) -> None:
+        """On a thread of its own: changes take as long as hosts need to start."""
+        while not self._ended.wait(_LOOK_S):
+            try:
+                self._look_at_size()
+            except Exception:
+                logger.exception("looking at the size of the pool failed; going on")
 
     def _watch(self) -> None:
         """Give up jobs that fell silent, and hosts that nobody needs."""
         while not self._ended.wait(_LOOK_S):
-            now, config = time.monotonic(), self._spec.config
+            config = self._spec.config
+            for job in self._jobs.silent(config.lease_s):
+                self._leave(job, "job_lost")
             with self._lock:
-                for number, job in list(self._jobs.items()):
-                    if now - job.heard_s > config.lease_s:
-                        del self._jobs[number]
-                        self._leave(job, "job_lost")
-                if self._jobs:
+                now = time.monotonic()
+                if self._jobs.names:
                     self._idle_since_s = now
                 idle_s = now - self._idle_since_s
                 release = (
@@ -318,17 +416,41 @@ class PoolManager:
         kill_hosts(keeper.handles)
         self._note("hosts_released", reason=reason)
 
-    def _leave(self, job: _Job, kind: str) -> None:
+    def _leave(self, job: Job, kind: str) -> None:
         self._note(kind, job=job.name)
         self._idle_since_s = time.monotonic()
-        still = any(other.name == job.name for other in self._jobs.values())
-        if self._keeper is not None and not still:
+        if self._keeper is not None and job.name not in self._jobs.names:
             for handle in self._keeper.handles:
                 handle.forget_job.remote(job.name)
 
     def _note(self, kind: str, /, **details: Any) -> None:
         logger.info("%s %s", kind, details)
         self._events.append({"time": time.time(), "kind": kind, **details})
+
+
+def _address_of(starter: HostStarter, plan: PoolPlan, keeper: PoolKeeper) -> PoolAddress:
+    """Where clients find the pool; hosts that are down are in it, for they come back."""
+    arrivals = keeper.arrivals
+    there = {name: arrivals[name] for name in plan.hosts}
+    address = starter.address(plan, {n: arrival for n, arrival in there.items() if arrival})
+    down = [HostAddress(n, plan.hosts[n], 0, "") for n, arrival in there.items() if not arrival]
+    return dataclasses.replace(address, hosts=(*address.hosts, *down))
+
+
+def _incomplete(plan: PoolPlan, keeper: PoolKeeper) -> bool:
+    """Whether a host that is up has other teachers than the plan says."""
+    return any(
+        arrival is not None and set(arrival.teachers) != set(plan.hosts.get(name, ()))
+        for name, arrival in keeper.arrivals.items()
+    )
+
+
+def _statuses(keeper: PoolKeeper) -> dict[str, HostStatus]:
+    """Of hosts that answer within a few seconds."""
+    asked = {name: handle.status.remote() for name, handle in keeper.named.items()}
+    ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=_STATUS_S)
+    said = {name: _status(each) for name, each in asked.items() if each in ready}
+    return {name: status for name, status in said.items() if status is not None}
 
 
 def _status(reference: Any) -> HostStatus | None:

@@ -1,13 +1,15 @@
 """A pool that belongs to one job, and ends with it."""
 
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from kd_ray.cluster.pool.address import HostHandle, PoolAddress
-from kd_ray.cluster.pool.hosts import HostStarter, Loader, kill_hosts
+from kd_ray.cluster.pool.address import HostHandle, Loader, PoolAddress, hosts_prefix
+from kd_ray.cluster.pool.hosts import HostStarter, kill_hosts
 from kd_ray.cluster.pool.keeper import PoolKeeper
+from kd_ray.cluster.pool.plan import first_plan, weight_bytes
 from kd_ray.config.sources import PoolSource as PoolSettings
 from kd_ray.teachers.answers import OnEvent
 from kd_ray.teachers.policies.health import HealthLimits
@@ -50,23 +52,25 @@ class TeacherPool:
         Raises:
             PoolStartError: naming the host, its teachers and the reason; nothing stays behind.
         """
-        starter = HostStarter(folders, settings, load, recognizer)
-        handles: list[HostHandle] = []
+        starter = HostStarter(settings, load, recognizer)
+        prefix = hosts_prefix(uuid.uuid4().hex[:8])
+        plan = first_plan(prefix, folders, settings, list(map(weight_bytes, folders)))
+        starter.warn_if_too_large(plan)
+        handles: dict[str, HostHandle] = {}
         try:
-            for name, indices in starter.placement.items():
-                handles.append(starter.start_host(name, indices))
-            arrivals = starter.await_arrivals(handles)
+            for name in plan.hosts:
+                handles[name] = starter.start_host(plan, name)
+            arrivals = starter.await_arrivals(plan, handles)
         except BaseException:
-            kill_hosts(handles)
+            kill_hosts(list(handles.values()))
             raise
         keeper = None
         if settings.max_deaths:
-            names = dict(zip(starter.placement, handles, strict=True))
             limits = HealthLimits(
                 hung_after_s=settings.hung_after_s, max_deaths=settings.max_deaths + 1
             )
-            keeper = PoolKeeper(starter, names, arrivals, limits, on_event)
-        return cls(starter.address(arrivals, settings), handles, keeper)
+            keeper = PoolKeeper(starter, plan, handles, arrivals, limits, on_event)
+        return cls(starter.address(plan, arrivals, settings), list(handles.values()), keeper)
 
     def close(self) -> None:
         """End the hosts; a second call does nothing."""

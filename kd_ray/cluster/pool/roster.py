@@ -6,15 +6,25 @@ outside.
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
+import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ray
 
-from kd_ray.cluster.pool.address import HostAddress, HostHandle, PoolAddress
+from kd_ray.cluster.pool.address import (
+    NAMESPACE,
+    HostAddress,
+    HostArrival,
+    HostHandle,
+    PoolAddress,
+    manager_name,
+)
+from kd_ray.cluster.pool.views import view_after
 from kd_ray.teachers.answers import Ledger
 from kd_ray.teachers.routing import Route, route
 
@@ -23,6 +33,8 @@ logger = logging.getLogger(__name__)
 LOOK_S = 0.5
 """How often a host that was left out is looked at again, at first."""
 _LOOK_MOST_S = 5.0
+FOLLOW_S = 1.0
+"""How often a named pool is asked whether it has changed."""
 _ANSWER_S = 2.0
 """A host that is well says so within this time, however much work it has."""
 
@@ -53,20 +65,22 @@ class Roster:
         self._left_out: dict[str, str] = {}
         self._watching: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
+        self._follower = uuid.uuid4().hex[:12]
+        self._following: asyncio.Task[None] | None = None
+        self._acting: Counter[int] = Counter()
         # Looking an actor up waits for Ray's control store.
         self._lookups = ThreadPoolExecutor(1, thread_name_prefix="pool-lookup")
 
     async def open(self) -> None:
-        """Find the hosts."""
+        """Find the hosts; of a named pool, also follow its changes from now on."""
         for host in self.address.hosts:
-            try:
-                self._handles[host.name] = await self._find(host)
-            except ValueError as error:
-                self.leave_out(host, f"not found ({error})")
+            await self._meet(host)
+        if self.address.settings.name is not None:
+            self._following = asyncio.create_task(self._follow(self.address.settings.name))
 
     async def close(self) -> None:
         """Stop looking after hosts, and let go of them."""
-        tasks = list(self._watching.values())
+        tasks = [*self._watching.values(), *([self._following] if self._following else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -85,6 +99,16 @@ class Roster:
         """Which host to ask for which teachers (indices in the pool)."""
         hosts = {host.name: host.teachers for host in self.alive()}
         return route(teachers, hosts, self.open_requests, tried)
+
+    @contextlib.contextmanager
+    def acting(self) -> Iterator[PoolAddress]:
+        """The newest address, for one request; the pool keeps what it names until it is done."""
+        address = self.address
+        self._acting[address.version] += 1
+        try:
+            yield address
+        finally:
+            self._acting[address.version] -= 1
 
     def named(self, name: str) -> HostAddress:
         """A host by its name."""
@@ -107,7 +131,7 @@ class Roster:
 
     def leave_out(self, host: HostAddress, reason: str) -> None:
         """Ask a host no more until it is back; told once, however many requests find out."""
-        if host.name in self._left_out:
+        if host.name in self._left_out or not self._is_here(host.name):
             return
         self._left_out[host.name] = reason
         self._handles.pop(host.name, None)
@@ -131,6 +155,7 @@ class Roster:
             if new.teachers != host.teachers:
                 logger.info("host %s is back with other teachers: %s", name, new.teachers)
             self.address = self.address.with_host(new)
+            self._note_changes(arrival)
             self._handles[name] = handle
             self._left_out.pop(name)
             self._watching.pop(name)
@@ -139,11 +164,79 @@ class Roster:
             self._changed.set()
             return
 
+    def _note_changes(self, arrival: HostArrival) -> None:
+        """A host that was started again reads its folders anew; they may hold something else."""
+        for info in arrival.infos:
+            for number in self.address.numbers([info.index]):
+                mine = self.address.info.teachers
+                if mine[number].digest != info.digest:
+                    new = dataclasses.replace(info, index=number)
+                    teachers = (*mine[:number], new, *mine[number + 1 :])
+                    own = dataclasses.replace(self.address.info, teachers=teachers)
+                    self.address = dataclasses.replace(self.address, info=own)
+                    self._ledger.replaced(number, new)
+
+    async def _follow(self, pool: str) -> None:
+        """Ask the pool's manager for changes, and say which are known here."""
+        manager = None
+        try:
+            while True:
+                await asyncio.sleep(FOLLOW_S)
+                try:
+                    manager = manager or await self._actor(manager_name(pool), NAMESPACE)
+                    asked = manager.follow.remote(self._follower, self._known_version())
+                    now = await asyncio.wait_for(_await(asked), _ANSWER_S)
+                    if now is not None and now.version > self.address.version:
+                        await self._take(now)
+                except (ValueError, TimeoutError, ray.exceptions.RayError):
+                    # The manager is away; hosts answer without it, and it will come back.
+                    manager = None
+        finally:
+            if manager is not None:
+                manager.unfollow.remote(self._follower)
+
+    def _known_version(self) -> int:
+        """Requests that began earlier may still ask for what was there then."""
+        open_versions = [version for version, count in self._acting.items() if count]
+        return min([*open_versions, self.address.version])
+
+    async def _take(self, now: PoolAddress) -> None:
+        """The pool has changed."""
+        before = self.address
+        self.address = view_after(before, now, self._ledger.replaced, self._ledger.removed)
+        names = {host.name for host in before.hosts}
+        for host in now.hosts:
+            if host.name not in names:
+                await self._meet(host)
+        for host in before.hosts:
+            if not self._is_here(host.name):
+                self._handles.pop(host.name, None)
+                self._left_out.pop(host.name, None)
+                watching = self._watching.pop(host.name, None)
+                if watching is not None:
+                    watching.cancel()
+        logger.info(
+            "the pool has changed: version %d, %d hosts, %d teachers",
+            now.version, len(now.hosts), len(now.info.teachers),
+        )  # fmt: skip
+        self._changed.set()
+
+    async def _meet(self, host: HostAddress) -> None:
+        try:
+            self._handles[host.name] = await self._find(host)
+        except ValueError as error:
+            self.leave_out(host, f"not found ({error})")
+
+    def _is_here(self, name: str) -> bool:
+        return any(host.name == name for host in self.address.hosts)
+
     async def _find(self, host: HostAddress) -> HostHandle:
+        return await self._actor(host.name, self.address.namespace)
+
+    async def _actor(self, name: str, namespace: str) -> Any:
         loop = asyncio.get_running_loop()
-        namespace = self.address.namespace
         return await loop.run_in_executor(
-            self._lookups, lambda: ray.get_actor(host.name, namespace=namespace)
+            self._lookups, lambda: ray.get_actor(name, namespace=namespace)
         )
 
 

@@ -1,39 +1,33 @@
 """Named pools, from outside: starting, attaching, looking, ending."""
 
-import dataclasses
 import logging
 import os
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
 
-from kd_ray.cluster.pool.address import PoolAddress
-from kd_ray.cluster.pool.hosts import Loader, PoolStartError
-from kd_ray.cluster.pool.manager import (
+from kd_ray.cluster.pool.address import (
     NAMESPACE,
-    Lease,
-    PoolManager,
-    PoolSpec,
-    PoolStatus,
+    PoolAddress,
+    hosts_prefix,
+    manager_name,
+    pool_of,
 )
+from kd_ray.cluster.pool.hosts import PoolStartError
+from kd_ray.cluster.pool.jobs import Lease
+from kd_ray.cluster.pool.manager import PoolManager, PoolStatus
+from kd_ray.cluster.pool.plan import PoolSpec
 from kd_ray.cluster.pool.roster import HOST_GONE
+from kd_ray.cluster.pool.update import Update
+from kd_ray.cluster.pool.views import PoolError, view_of
 from kd_ray.cluster.runtime import RayHandle, ensure_ray
-from kd_ray.config.pool import PoolConfig
 from kd_ray.config.sources import PoolSource as PoolSettings
-from kd_ray.core.contracts import PROTOCOL_VERSION, TeachersInfo
-from kd_ray.teachers.transcriber import TranscriberSpec
 
 logger = logging.getLogger(__name__)
 
-_PREFIX = "kd_ray-manager-"
 _ANSWER_S = 30.0
-
-
-class PoolError(RuntimeError):
-    """A named pool is not there, or is in the way; the text says the way out."""
 
 
 def join_cluster() -> RayHandle:
@@ -50,24 +44,24 @@ def join_cluster() -> RayHandle:
     return ensure_ray()
 
 
-def up(
-    config: PoolConfig,
-    folders: Sequence[Path],
-    *,
-    recognizer: TranscriberSpec | None = None,
-    load: Loader | None = None,
-) -> PoolAddress:
+def up(spec: PoolSpec, *, replace: bool = False) -> PoolAddress:
     """Start a pool and wait until its teachers are loaded; one that is up as it should be is found.
+
+    Args:
+        spec: what it shall be.
+        replace: where one of this name runs, start the new hosts beside its own and let those go
+            once every job asks the new ones.
 
     Raises:
         PoolError: a pool of this name runs with other settings or teachers.
         PoolStartError: a host could not be started; nothing stays behind.
+        PoolChangeError: with `replace`, the new hosts could not be started; the old ones go on.
     """
-    spec = PoolSpec(config, tuple(map(str, folders)), recognizer, load)
+    config = spec.config
     manager = _find(config.name)
     if manager is None:
         manager = _ManagerActor.options(
-            name=_PREFIX + config.name,
+            name=manager_name(config.name),
             namespace=NAMESPACE,
             lifetime="detached",
             max_restarts=-1,
@@ -77,10 +71,13 @@ def up(
             scheduling_strategy="DEFAULT",
         ).remote(spec)
         logger.info("pool %s: starting %d hosts", config.name, config.hosts.hosts)
+    elif replace:
+        _ask(manager.change.remote(spec, fresh_hosts=True), None)
     elif _ask(manager.spec.remote()) != spec:
         raise PoolError(
-            f"a pool {config.name!r} runs already, with other settings or teachers; end it first "
-            f"(kd-ray pool down), or give this one another name"
+            f"a pool {config.name!r} runs already, with other settings or teachers. Let it have "
+            "other teachers (kd-ray pool update), start new hosts beside its own (kd-ray pool up "
+            "--replace), end it (kd-ray pool down), or give this one another name"
         )
     try:
         address: PoolAddress | None = None
@@ -90,6 +87,18 @@ def up(
         ray.kill(manager, no_restart=True)
         raise PoolStartError(f"pool {config.name}: {error}") from error
     return address
+
+
+def update(spec: PoolSpec) -> Update:
+    """Let teachers of a running pool come, go, or take the place of others; jobs go on meanwhile.
+
+    Raises:
+        PoolError: there is no such pool.
+        PoolChangeError: the pool was not changed, and why.
+    """
+    manager = _existing(spec.config.name)
+    changed: Update = _ask(manager.change.remote(spec, fresh_hosts=False), None)
+    return changed
 
 
 class Attachment:
@@ -144,7 +153,7 @@ def attach(settings: PoolSettings, *, job: str, digests: Sequence[str] | None = 
         )
     lease: Lease = _ask(manager.attach.remote(job, settings.weight), None)
     try:
-        view = _view(lease.address, settings, digests)
+        view = view_of(lease.address, settings, digests)
     except PoolError:
         manager.detach.remote(lease.number)
         raise
@@ -181,56 +190,20 @@ def down(name: str, *, force: bool = False) -> None:
         )
     ray.kill(manager, no_restart=True)
     for actor in ray.util.list_named_actors(all_namespaces=True):
-        if actor["namespace"] == NAMESPACE and actor["name"].startswith(
-            f"kd_ray-pool-{name}-host-"
-        ):
+        if actor["namespace"] == NAMESPACE and actor["name"].startswith(hosts_prefix(name)):
             ray.kill(ray.get_actor(actor["name"], namespace=NAMESPACE), no_restart=True)
 
 
 def names() -> list[str]:
     """Pools of this cluster."""
     actors = ray.util.list_named_actors(all_namespaces=True)
-    return sorted(
-        actor["name"].removeprefix(_PREFIX)
-        for actor in actors
-        if actor["namespace"] == NAMESPACE and actor["name"].startswith(_PREFIX)
-    )
-
-
-def _view(
-    address: PoolAddress, settings: PoolSettings, digests: Sequence[str] | None
-) -> PoolAddress:
-    """The pool as a job sees it: its own settings, its own teachers in its own order."""
-    if address.info.protocol != PROTOCOL_VERSION:
-        raise PoolError(
-            f"the pool {settings.name!r} speaks protocol {address.info.protocol} (kd_ray "
-            f"{address.info.package}), and this job {PROTOCOL_VERSION}; start the pool again with "
-            "the job's version of kd_ray, or the job with the pool's"
-        )
-    teachers = address.info.teachers
-    places = list(range(len(teachers)))
-    if digests is not None:
-        known = {teacher.digest: teacher.index for teacher in teachers}
-        missing = [digest for digest in digests if digest not in known]
-        if missing:
-            have = ", ".join(f"{teacher.name} ({teacher.digest})" for teacher in teachers[:8])
-            raise PoolError(
-                f"the pool {settings.name!r} lacks {len(missing)} of the {len(digests)} teachers "
-                f"in teachers.list (digests {', '.join(missing[:4])}); it has {have}"
-                f"{', ...' if len(teachers) > 8 else ''}. Leave out teachers.list to ask all of "
-                "them, or start a pool with yours"
-            )
-        places = [known[digest] for digest in digests]
-    own = tuple(
-        dataclasses.replace(teachers[place], index=number) for number, place in enumerate(places)
-    )
-    info = TeachersInfo(teachers=own, source="pool", recognizer=address.info.recognizer)
-    return dataclasses.replace(address, info=info, settings=settings, places=tuple(places))
+    pools = [pool_of(actor["name"]) for actor in actors if actor["namespace"] == NAMESPACE]
+    return sorted(name for name in pools if name is not None)
 
 
 def _find(name: str) -> Any:
     try:
-        return ray.get_actor(_PREFIX + name, namespace=NAMESPACE)
+        return ray.get_actor(manager_name(name), namespace=NAMESPACE)
     except ValueError:
         return None
 
