@@ -20,12 +20,12 @@ from kd_ray.core import strategies
 from kd_ray.core.contracts import Generate, Labels, Score, TeacherInfo, Writing
 from kd_ray.teachers.answers import Call, HostAnswer, check_request, merge_partials
 from kd_ray.teachers.batching import Clock, LoopClock, MicroBatcher, Ready
-from kd_ray.teachers.cache import Found, OutputCache, find, needed, row_keys
-from kd_ray.teachers.cache.assemble import take_request
+from kd_ray.teachers.cache import take_request
 from kd_ray.teachers.concluding import Done, conclude, finish_partials
 from kd_ray.teachers.costs import Costs, JobCost
 from kd_ray.teachers.host_state import HostStatus, Known, Opened, Queue, Scoring
 from kd_ray.teachers.readers import Inputs, Reader
+from kd_ray.teachers.remembering import Memory
 from kd_ray.teachers.residency import LoadFailed
 from kd_ray.teachers.residents import AllLoaded, Residents, ScoringTeacher
 from kd_ray.teachers.rows import Output, Work, fault_of, join_rows, pad_together, take_rows
@@ -100,7 +100,7 @@ class TeacherHost:
         self._clock: Clock = clock or LoopClock()
         self._readers: dict[str, Reader] = {}
         self._transcriber = transcriber
-        self._cache = OutputCache(cache_bytes) if cache_bytes else None
+        self._memory = Memory(cache_bytes)
         self._quarantined: dict[int, str] = {}
         # The order of visits counts pieces of work, of which a request makes one per teacher.
         self._sweep = Sweep(window * len(self._infos)) if self._residents.pages else None
@@ -144,7 +144,7 @@ class TeacherHost:
             jobs=self._batcher.statistics_by_job,
             costs=self._costs.by_job,
             busy_s={index: self._busy_s[index] for index in sorted(self._here)},
-            cache=None if self._cache is None else self._cache.statistics,
+            cache=self._memory.statistics,
             residency=self._residents.status,
         )
 
@@ -236,8 +236,7 @@ class TeacherHost:
             self._here.discard(index)
             self._quarantined.pop(index, None)
             self._residents.remove(index)
-            if self._cache is not None:
-                self._cache.forget_teacher(self._infos[index].digest)
+            self._memory.forget_teacher(self._infos[index].digest)
 
     def count_bytes_out(self, job: str, count: int) -> None:
         """What was sent for a job, as the process around this host knows it."""
@@ -283,23 +282,11 @@ class TeacherHost:
         return texts, time.perf_counter() - started
 
     async def _look_up(self, request: Score | Generate, job: str, asked: Sequence[int]) -> Known:
-        """What the cache knows of each teacher's answer."""
-        if self._cache is None:
-            rows = len(request.utterance_ids)
-            return Known(dict.fromkeys(asked, Found((None,) * rows)), {}, tuple(range(rows)))
-        return await _run_in(self._helper, self._find, self._cache, request, job, asked)
-
-    def _find(
-        self, cache: OutputCache, request: Score | Generate, job: str, asked: Sequence[int]
-    ) -> Known:
-        found = {}
-        keys: dict[str, tuple[bytes, ...]] = {}
-        for index in asked:
-            info = self._infos[index]
-            if info.reads not in keys:
-                keys[info.reads] = row_keys(request, info.reads)
-            found[index] = find(info.digest, request, keys[info.reads], memory=cache, job=job)
-        return Known(found, keys, needed(found.values()))
+        """What is remembered of each teacher's answer."""
+        infos = {index: self._infos[index] for index in asked}
+        if not self._memory:
+            return self._memory.look_up(request, job, infos)
+        return await _run_in(self._helper, self._memory.look_up, request, job, infos)
 
     async def _inputs(self, request: Score | Generate, known: Known) -> dict[str, Inputs]:
         """What teachers read of the rows that they must be asked about, each made once."""
@@ -358,9 +345,7 @@ class TeacherHost:
         if len(whole) < len(pieces):
             return None
         fresh = join_rows([piece.output for piece in whole])
-        if self._cache is not None:
-            keys = opened.known.keys[info.reads]
-            self._cache.put_rows(info.digest, [keys[row] for row in found.missing], fresh)
+        self._memory.keep(info, opened.known, found.missing, fresh)
         seconds = sum(piece.seconds for piece in whole)
         return Done(found.whole(fresh, index), seconds, cached)
 
@@ -404,8 +389,7 @@ class TeacherHost:
         name = self._infos[index].name
         logger.warning("teacher %s is quarantined on this host: %s", name, reason)
         self._quarantined[index] = reason
-        if self._cache is not None:
-            self._cache.forget_teacher(self._infos[index].digest)
+        self._memory.forget_teacher(self._infos[index].digest)
 
     def _forward(self, queue: Queue, works: Sequence[Work]) -> tuple[Output, float]:
         """Run the teacher; its output is checked for size and numbered as in the pool."""
