@@ -18,7 +18,7 @@ from kd_ray.cluster.pool.address import NAMESPACE
 from kd_ray.cluster.pool.manager import PoolDraining
 from kd_ray.cluster.pool.plan import PoolSpec
 from kd_ray.cluster.trainer import run_training
-from kd_ray.commands.pool import as_plain, show
+from kd_ray.commands.pool_status import as_plain, show
 from kd_ray.config.pool import PoolConfig
 from kd_ray.config.sources import PoolSource as PoolSection
 from kd_ray.config.strategies import Average, Best, Weighted
