@@ -306,9 +306,11 @@ class PoolManager:
         for name in names:
             try:
                 handle = ray.get_actor(name, namespace=NAMESPACE)
-                known.append(ray.get(handle.kept.remote(), timeout=_STATUS_S))
+                kept: _Kept | None = ray.get(handle.kept.remote(), timeout=_STATUS_S)
             except (ValueError, ray.exceptions.RayError) as error:
                 logger.warning("host %s does not tell what it knows: %s", name, one_line(error))
+            else:
+                known.append(kept)
         newest = max(filter(None, known), key=lambda kept: kept.plan.version, default=None)
         if newest is None:
             sizes = list(map(weight_bytes, self._spec.folders))
