@@ -305,7 +305,7 @@ class PoolManager:
         known: list[_Kept | None] = []
         for name in names:
             try:
-                handle = ray.get_actor(name, namespace=NAMESPACE)
+                handle: HostHandle = ray.get_actor(name, namespace=NAMESPACE)
                 kept: _Kept | None = ray.get(handle.kept.remote(), timeout=_STATUS_S)
             except (ValueError, ray.exceptions.RayError) as error:
                 logger.warning("host %s does not tell what it knows: %s", name, one_line(error))
