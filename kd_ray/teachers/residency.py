@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -36,6 +37,10 @@ class LoadFailed(RuntimeError):
         self.reason = reason
         self.final = final
         super().__init__(f"teacher {index} cannot be loaded: {reason}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # It travels from a host to whoever asked for a teacher more.
+        return partial(LoadFailed, final=self.final), (self.index, self.reason)
 
 
 @dataclass(frozen=True)

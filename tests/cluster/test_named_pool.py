@@ -1,5 +1,6 @@
 """Pools that run by themselves: jobs come and go, share teachers and what those said."""
 
+import dataclasses
 import os
 import signal as signals
 import time
@@ -22,6 +23,7 @@ from kd_ray.commands.pool_status import as_plain, show
 from kd_ray.config.pool import PoolConfig
 from kd_ray.config.sources import PoolSource as PoolSection
 from kd_ray.config.strategies import Average, Best, Weighted
+from kd_ray.core.contracts import Fusion
 from kd_ray.evaluation.run_folder import read_json_lines
 from kd_ray.teachers.local_source import LocalSource
 
@@ -95,13 +97,50 @@ def test_jobs_share_teachers_and_a_later_one_finds_the_cache_warm(shared, capsys
     later = PoolSource(third.address, job="c")
     for seed in range(4):
         one = request(seed, strategy=Best())
-        assert_same_signal(later.ask(one).result(30), local_signal(FOUR, one, range(4)))
+        cooler = dataclasses.replace(one, fusion=Fusion(Average(), temperature=2.0))
+        for each in (one, cooler):
+            assert_same_signal(later.ask(each).result(30), local_signal(FOUR, each, range(4)))
     assert passes(shared) == before
     with pytest.raises(PoolError, match=r"in use by a, b, c.*--force"):
         service.down(shared)
     for each in (later, *sources, third, second, first):
         each.close()
     assert service.status(shared).jobs == ()
+
+
+def test_busy_hosts_are_shared_by_weight_and_a_small_job_is_not_starved():
+    hosts = {"hosts": 1, "cache_mib": 0, "max_batch_utterances": 4}
+    up("fair", [Path("fakes/1-slow-0.05")], hosts=hosts)
+    jobs = {}
+    for name, weight, window in (("large", 1.0, 24), ("small", 3.0, 8)):
+        attachment = attach(section("fair", weight=weight), job=name)
+        jobs[name] = (attachment, PoolSource(attachment.address, job=name), window)
+    # Each always has so many requests open; all are alike.
+    waiting = {name: [jobs[name][1].ask(request(1, 4)) for _ in range(jobs[name][2])]
+               for name in jobs}  # fmt: skip
+    expected = local_signal([Path("fakes/1")], request(1, 4), [0])
+    served = dict.fromkeys(jobs, 0)
+    begun, started = {}, time.monotonic()
+    while time.monotonic() - started < 5:
+        for name, (_, source, _window) in jobs.items():
+            done = [each for each in waiting[name] if each.done]
+            for each in done:
+                assert_same_signal(each.result(1), expected)
+            waiting[name] = [each for each in waiting[name] if each not in done]
+            waiting[name] += [source.ask(request(1, 4)) for _ in done]
+            # From when both have work that waits.
+            if time.monotonic() - started > 1:
+                begun.setdefault(name, served[name])
+            served[name] += len(done)
+        time.sleep(0.005)
+    share = {name: served[name] - begun[name] for name in jobs}
+    assert 0.65 < share["small"] / sum(share.values()) < 0.85
+    status = service.status("fair")
+    assert status.hosts[0].status.batches.units_per_pass > 3
+    for attachment, source, _ in jobs.values():
+        source.close()
+        attachment.close()
+    service.down("fair")
 
 
 def test_a_job_asks_some_of_the_teachers_in_its_own_order(shared):

@@ -144,6 +144,11 @@ class PoolPending(Generic[Answer]):
         self._size = size
         self._open = True
 
+    @property
+    def done(self) -> bool:
+        """Whether `result` returns, or raises, without waiting."""
+        return self._future.done()
+
     def result(self, timeout_s: float) -> Answer:
         """Wait until every host answered, died or missed its deadline, and the answer is here.
 

@@ -182,6 +182,9 @@ class Roster:
         try:
             while True:
                 await asyncio.sleep(FOLLOW_S)
+                if not ray.is_initialized():
+                    # The command is over; looking an actor up would start a new Ray.
+                    return
                 try:
                     manager = manager or await self._actor(manager_name(pool), NAMESPACE)
                     asked = manager.follow.remote(self._follower, self._known_version())

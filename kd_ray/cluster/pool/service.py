@@ -125,6 +125,9 @@ class Attachment:
 
     def _renew(self) -> None:
         while not self._stop.wait(self._lease.lease_s / 3):
+            if not ray.is_initialized():
+                # The command is over; looking an actor up would start a new Ray.
+                return
             manager = _find(self._name)
             if manager is not None:
                 manager.renew.remote(self._lease.number, self._job, self._weight)

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import pickle
 import threading
 
 import pytest
@@ -167,3 +168,9 @@ def test_full_device_memory_costs_residents_first():
     assert sweep(residency, 0, 1, 2, 3).resident == (0, 3)
     assert loaded == [0, 1, 2, 3]
     assert residency.status.failed == {}
+
+
+def test_a_failure_to_load_travels_between_processes():
+    told = pickle.loads(pickle.dumps(LoadFailed(3, "no such file", final=True)))
+    assert (told.index, told.reason, told.final) == (3, "no such file", True)
+    assert str(told) == "teacher 3 cannot be loaded: no such file"
