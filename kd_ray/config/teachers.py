@@ -134,7 +134,7 @@ class Distillation(Section):
     divergence: Divergence = "cross_entropy"
     """Where the target is a distribution."""
     top_k: int | None = Field(None, ge=1)
-    """Learn the teacher's k likeliest tokens only, their probabilities renormalised."""
+    """Learn the fused teachers' k likeliest tokens only, renormalised; only they are sent."""
     rollout: Rollout = Rollout()
     staleness: int = Field(0, ge=0)
     """Rollouts are made with weights this many updates old; 0: strictly on-policy."""

@@ -15,7 +15,7 @@ from kd_ray import __version__
 from kd_ray.config.strategies import Fusing, Strategy
 from kd_ray.core.targets import FloatArray, IntArray, LabelStrings, TokenTarget, pad_labels
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """Raised whenever a request or signal changes its shape or meaning."""
 
 Wanted = Literal["tokens", "labels", "chrf"]
@@ -83,6 +83,26 @@ class Fusion:
     """To which teachers' log-probabilities are rounded, at temperature 1, before fusing."""
     fusing: Fusing = "mixture"
     """Of decoder distributions; label strings are merged by their weights either way."""
+    top_k: int | None = None
+    """Of the fused distribution, only the k likeliest tokens of each position and the mass of the
+    rest are sent; None, or at least the vocabulary's size: all tokens."""
+
+    def __post_init__(self) -> None:
+        if self.top_k is None:
+            return
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        if self.fusing == "geometric":
+            raise ValueError(
+                f"top_k {self.top_k} with fusing 'geometric': the reverse KL needs the teachers' "
+                "probability of every token; leave out one of the two"
+            )
+
+    def position_bytes(self, vocabulary_size: int) -> int:
+        """Bytes of a fused distribution at one position: k ids and log-probabilities and a tail."""
+        if self.top_k is None or self.top_k >= vocabulary_size:
+            return 4 * vocabulary_size
+        return 8 * self.top_k + 4
 
 
 Answer_co = TypeVar("Answer_co", covariant=True)

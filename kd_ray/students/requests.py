@@ -106,6 +106,7 @@ def fusion_of(config: DistillConfig, strategy: Strategy | None = None) -> Fusion
         max_strings=config.distillation.max_strings,
         dtype=config.teachers.dtype,
         fusing=config.distillation.fusing,
+        top_k=config.distillation.top_k,
     )
 
 

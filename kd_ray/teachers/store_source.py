@@ -127,7 +127,8 @@ class StoreSource:
     def _estimate_bytes(self, request: Score) -> int:
         prefix = request.prefix if request.prefix is not None else request.references
         positions = 1 + (0 if prefix is None else int(prefix.lengths.max(initial=0)))
-        return len(request.utterance_ids) * positions * self.store.index.vocabulary_size * 4
+        each = request.fusion.position_bytes(self.store.index.vocabulary_size)
+        return len(request.utterance_ids) * positions * each
 
     def _answer(self, request: Score) -> Signal:
         batch = self.store.batch(self.split, request.utterance_ids, self.digests)
