@@ -183,6 +183,30 @@ class DistillConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _there_is_a_view_to_share(self) -> Self:
+        if self.teachers.view == "clean":
+            return self
+        reasons = {
+            "data.augment is null, so the student itself hears the audio as it is": (
+                self.data.augment is None
+            ),
+            "a text_to_text student reads text, which is not masked": isinstance(
+                self.model, TextToText
+            ),
+            "teachers.source.type is 'store', whose answers are to the audio as it is (take "
+            "'local' or 'pool')": self.teachers.source.type == "store",
+            "in the presets of aggrevate teachers only write, to the audio as it is, as the "
+            "student's rollouts are": self.distillation.aggrevate is not None,
+        }
+        against = [reason for reason, holds in reasons.items() if holds]
+        if against:
+            raise ValueError(
+                f"teachers.view is 'student', but {'; and '.join(against)}; otherwise set "
+                "teachers.view to 'clean'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _the_preset_knows_what_teachers_read(self) -> Self:
         preset, reads = self.distillation.preset, self.teachers.reads
         if preset is None or reads != "asr_transcript":

@@ -61,6 +61,9 @@ class Teachers(Section):
     strategy: Strategy = Weighted()
     dtype: Literal["float32", "float16"] = "float32"
     """To which teachers' log-probabilities are rounded before fusing; the store has its own."""
+    view: Literal["clean", "student"] = "clean"
+    """What teachers hear: the audio as it is, or with the very masks (`data.augment`) that the
+    student's features have in the same epoch."""
 
     @model_validator(mode="after")
     def _teachers_are_named(self) -> Self:

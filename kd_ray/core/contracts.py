@@ -5,7 +5,7 @@ S samples. numpy on the wire; a request or signal is never changed after it was 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -62,12 +62,38 @@ class Labels:
         return [row[:length] for row, length in zip(self.ids, self.lengths, strict=True)]
 
 
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """What of each utterance is masked, whatever the front end; M and N masks of B utterances.
+
+    `times_s` (B, M, 2): from and to, in seconds of the audio. `mels` (B, N, 2): from and to, as
+    fractions of the mel axis, low to high. Where from is to, nothing is masked.
+    """
+
+    times_s: NDArray[np.float64]
+    mels: NDArray[np.float64]
+
+    def take(self, rows: Sequence[int] | IntArray | slice) -> "Masks":
+        """Those of some of the utterances."""
+        places = rows if isinstance(rows, slice) else np.asarray(rows, dtype=np.int64)
+        return Masks(self.times_s[places], self.mels[places])
+
+
 @dataclass(frozen=True)
 class View:
-    """Which augmentation of the audio is meant; teachers cache and answer by it."""
+    """Which augmentation of the audio is meant; teachers cache and answer by it.
+
+    The audio that a request carries is that of the view. `masks` come on top, on features: each
+    teacher that hears masks its own, after its own normalising. Text is never masked.
+    """
 
     name: str = "clean"
     seed: int = 0
+    masks: Masks | None = None
+
+    def take(self, rows: Sequence[int]) -> "View":
+        """The view of some of the utterances."""
+        return self if self.masks is None else replace(self, masks=self.masks.take(rows))
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,9 @@ def check_request(request: Request[Any], num_teachers: int) -> None:
         parts["prefix"] = len(request.prefix.lengths)
     if isinstance(request, Score) and request.references is not None:
         parts["references"] = len(request.references.lengths)
+    if request.view.masks is not None:
+        parts["view.masks.times_s"] = len(request.view.masks.times_s)
+        parts["view.masks.mels"] = len(request.view.masks.mels)
     for name, count in parts.items():
         if count != rows:
             raise ValueError(f"request names {rows} utterances but {name} has {count}")

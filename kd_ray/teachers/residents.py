@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kd_ray.core.contracts import (
     Labels,
+    Masks,
     TeacherInfo,
     TeacherOutput,
     Wanted,
@@ -44,12 +45,18 @@ class ScoringTeacher(Protocol):
         prefix: Labels,
         references: Labels | None,
         wanted: frozenset[Wanted],
+        masks: Masks | None = None,
     ) -> TeacherOutput:
         """Score a batch of padded inputs, as its reader makes them, with `lengths` (B,)."""
         ...
 
     def generate(
-        self, inputs: Tensor, lengths: Tensor, prefix: Labels, writing: Writing
+        self,
+        inputs: Tensor,
+        lengths: Tensor,
+        prefix: Labels,
+        writing: Writing,
+        masks: Masks | None = None,
     ) -> Written:
         """Write a string for each row, beginning with its row of `prefix`."""
         ...

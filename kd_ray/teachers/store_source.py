@@ -118,7 +118,8 @@ class StoreSource:
         if request.view.name != View().name:
             raise ValueError(
                 f"the store knows the view {View().name!r} only, asked for is "
-                f"{request.view.name!r}; use a local or pool source for augmented audio"
+                f"{request.view.name!r}; use a local or pool source for augmented audio, or set "
+                "teachers.view to clean"
             )
         if "tokens" in request.wanted:
             request.decoder_prefix()

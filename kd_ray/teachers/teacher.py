@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kd_ray.core.contracts import (
     Labels,
+    Masks,
     TeacherInfo,
     TeacherOutput,
     Wanted,
@@ -48,14 +49,16 @@ class Teacher:
         prefix: Labels,
         references: Labels | None,
         wanted: frozenset[Wanted],
+        masks: Masks | None = None,
     ) -> TeacherOutput:
         """Teacher-forced scoring of what `reader` made: (B, T, F) or (B, S), with `lengths` (B,).
 
         The decoder reads begin-of-sentence + `prefix`; error rates are against `references`.
         The best path is collapsed over the teacher's own frames, whatever the student's are.
+        `masks` hide parts of what it hears, after its own normalising.
         """
         model = self.system.model
-        encoded = self.system.encode(inputs, lengths)
+        encoded = self._encode(inputs, lengths, masks)
         strings = self._strings(encoded)
         positions = prefix.lengths.astype(np.int64) + 1
         log_probs = self._log_probs(encoded, prefix)
@@ -91,13 +94,18 @@ class Teacher:
 
     @torch.inference_mode()
     def generate(
-        self, inputs: Tensor, lengths: Tensor, prefix: Labels, writing: Writing
+        self,
+        inputs: Tensor,
+        lengths: Tensor,
+        prefix: Labels,
+        writing: Writing,
+        masks: Masks | None = None,
     ) -> Written:
         """The strings that the decoder itself writes, each beginning with its row of `prefix`.
 
         Greedily, or the best hypothesis of a beam. Scoring them costs one more decoder pass.
         """
-        encoded = self.system.encode(inputs, lengths)
+        encoded = self._encode(inputs, lengths, masks)
         model, count = self.system.model, len(lengths)
         caps = length_caps(
             writing.max_length, writing.max_length_ratio, encoded.lengths.cpu().numpy()
@@ -118,6 +126,11 @@ class Teacher:
             mean_log_probs=_mean_behind(log_probs, strings, prefix, model.eos),
             teachers=np.full(count, self.index, dtype=np.int64),
         )
+
+    def _encode(self, inputs: Tensor, lengths: Tensor, masks: Masks | None) -> Encoded:
+        """Encoder states of what the teacher is shown."""
+        masked = None if masks is None else self.reader.masked(masks, inputs, lengths)
+        return self.system.encode(inputs, lengths, masked)
 
     def _text_errors(self, said: Sequence[IntArray], expected: Sequence[IntArray]) -> IntArray:
         """(B,) 1 - chrF of what was said, as texts."""

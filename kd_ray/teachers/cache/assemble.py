@@ -177,14 +177,17 @@ def take_request(request: Score | Generate, rows: Sequence[int]) -> Score | Gene
 
 
 def _only(request: Score | Generate, rows: Sequence[int]) -> Score | Generate:
-    """Ids, prefixes and references of some rows, without what teachers hear or read."""
+    """Ids, view, prefixes and references of some rows, without what teachers hear or read."""
     ids = tuple(request.utterance_ids[row] for row in rows)
-    prefix = _take(request.prefix, rows)
+    view, prefix = request.view.take(rows), _take(request.prefix, rows)
     if isinstance(request, Generate):
-        return replace(request, utterance_ids=ids, audio=Audio.of([]), texts=None, prefix=prefix)
+        return replace(
+            request, utterance_ids=ids, view=view, audio=Audio.of([]), texts=None, prefix=prefix
+        )
     return replace(
         request,
         utterance_ids=ids,
+        view=view,
         audio=Audio.of([]),
         texts=None,
         prefix=prefix,
