@@ -20,6 +20,7 @@ from kd_ray.config.imitation import PRESETS
 from kd_ray.config.model import Model, Recognizer, SpeechToText, TextToText
 from kd_ray.config.pool import PoolConfig
 from kd_ray.config.recipes import RecipeConfig, StudyConfig
+from kd_ray.config.sources import Computation
 from kd_ray.config.teachers import Distillation, Teachers
 from kd_ray.config.training import Supervised, Training, Workers
 
@@ -128,7 +129,7 @@ class TrainTeachersConfig(Section):
         return self
 
 
-class InferTeachersConfig(Section):
+class InferTeachersConfig(Computation):
     """`kd-ray infer-teachers`: the teachers' outputs into a Parquet target store."""
 
     command: Literal["infer-teachers"]
@@ -150,6 +151,15 @@ class InferTeachersConfig(Section):
     gpus_per_actor: float = Field(0, ge=0)
     teachers_per_actor: int = Field(8, ge=1)
     """Teachers resident at a time; a longer list is worked off in groups."""
+
+    @model_validator(mode="after")
+    def _actors_can_compute_so(self) -> Self:
+        if self.precision == "float16" and not self.gpus_per_actor:
+            raise ValueError(
+                "precision 'float16' needs a GPU, and gpus_per_actor is 0; take 'bfloat16', or "
+                "give actors a GPU"
+            )
+        return self
 
 
 class DistillConfig(Section):

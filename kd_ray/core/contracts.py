@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_ray import __version__
+from kd_ray.config.sources import Precision
 from kd_ray.config.strategies import Fusing, Strategy
 from kd_ray.core.targets import FloatArray, IntArray, LabelStrings, TokenTarget, pad_labels
 
@@ -348,6 +349,13 @@ class TeacherInfo:
     parameters: int
     reads: Literal["speech", "text"] = "speech"
     has_ctc: bool = True
+    precision: Precision = "float32"
+    """In which it computes."""
+
+    @property
+    def answers_digest(self) -> str:
+        """Names what it says, which in another precision are other numbers."""
+        return self.digest if self.precision == "float32" else f"{self.digest}-{self.precision}"
 
 
 @dataclass(frozen=True)

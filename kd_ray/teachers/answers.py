@@ -233,11 +233,12 @@ class Ledger:
             self.counts["teachers_replaced"] += 1
         logger.warning(
             "teacher %s (%s) is replaced by %s (%s)",
-            before.name, before.digest, info.name, info.digest,
+            before.name, before.answers_digest, info.name, info.answers_digest,
         )  # fmt: skip
         self._tell(
             "teacher_replaced",
-            teacher=before.name, digest=before.digest, by=info.name, by_digest=info.digest,
+            teacher=before.name, digest=before.answers_digest,
+            by=info.name, by_digest=info.answers_digest,
         )  # fmt: skip
 
     def removed(self, index: int) -> None:

@@ -244,7 +244,7 @@ class TeacherHost:
             self._here.discard(index)
             self._quarantined.pop(index, None)
             self._residents.remove(index)
-            self._memory.forget_teacher(self._infos[index].digest)
+            self._memory.forget_teacher(self._infos[index].answers_digest)
 
     def count_bytes_out(self, job: str, count: int) -> None:
         """What was sent for a job, as the process around this host knows it."""
@@ -397,7 +397,7 @@ class TeacherHost:
         name = self._infos[index].name
         logger.warning("teacher %s is quarantined on this host: %s", name, reason)
         self._quarantined[index] = reason
-        self._memory.forget_teacher(self._infos[index].digest)
+        self._memory.forget_teacher(self._infos[index].answers_digest)
 
     def _forward(self, queue: Queue, works: Sequence[Work]) -> tuple[Output, float]:
         """Run the teacher; its output is checked for size and numbered as in the pool."""
