@@ -14,6 +14,7 @@ from kd_ray.core.contracts import (
     Fusion,
     Generate,
     Labels,
+    Masks,
     Score,
     TeacherInfo,
     TeacherOutput,
@@ -70,7 +71,10 @@ class FakeTeacher:
         prefix: Labels,
         references: Labels | None,
         wanted: frozenset[Wanted],
+        masks: Masks | None = None,
     ) -> TeacherOutput:
+        if masks is not None:
+            features = features.masked_fill(self.reader.masked(masks, features, lengths), 0.0)
         self.batch_sizes.append(len(lengths))
         if self.pass_s:
             time.sleep(self.pass_s)
@@ -109,7 +113,12 @@ class FakeTeacher:
         )
 
     def generate(
-        self, features: Tensor, lengths: Tensor, prefix: Labels, writing: Writing
+        self,
+        features: Tensor,
+        lengths: Tensor,
+        prefix: Labels,
+        writing: Writing,
+        masks: Masks | None = None,
     ) -> Written:
         """Writes its prefix and then its seed, `beam_size` times but no more than allowed."""
         self.batch_sizes.append(len(lengths))

@@ -35,7 +35,7 @@ def request_for(config, root, rows):
         references=Labels.of([tokens.encode(row.phones) for row in rows]),
         audio=Audio.of([read_waveform(row, root) for row in rows]),
     )
-    return build_request(config, 60.0)(batch, None)
+    return build_request(config, 60.0)(batch, None, 0)
 
 
 def update_loss(config, root, request, signal):

@@ -86,9 +86,10 @@ def fill(store: TargetStore, split: str, digests: list[str] | None = None) -> No
 
 
 def filled_store(
-    folder, *, teachers: int = 3, count: int = 10, shard: int = 4, **settings
+    folder, *, teachers: int = 3, count: int = 10, shard: int = 4, precision="float32", **settings
 ) -> TargetStore:
-    store = TargetStore.create(folder, [info(n) for n in range(teachers)], **settings)
+    infos = [info(n, precision=precision) for n in range(teachers)]
+    store = TargetStore.create(folder, infos, **settings)
     store.plan("train", utterances(count), shard, column="phones")
     fill(store, "train")
     return store

@@ -196,7 +196,7 @@ def open_source(
         return PoolSource(job.pool, on_event=on_event, job=config.name)
     assert folders is not None
     return LocalSource(
-        load_teachers(folders, str(device)),
+        load_teachers(folders, str(device), computation=section),
         on_event=on_event,
         transcriber=load_transcriber(transcriber_spec(config.teachers, job.root), str(device)),
     )

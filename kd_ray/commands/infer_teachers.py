@@ -2,14 +2,17 @@
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
 from kd_ray.cluster.offline import OfflineSummary, run_offline
 from kd_ray.cluster.runtime import ensure_ray
 from kd_ray.config.commands import InferTeachersConfig
+from kd_ray.config.sources import Computation
 from kd_ray.evaluation.system import read_teacher_list
 from kd_ray.speech.manifest import read_manifest
 from kd_ray.speech.tokens import Tokens
+from kd_ray.teachers.cards import Blueprints, card_of
 from kd_ray.teachers.inference import InferenceJob, check_tokens
 from kd_ray.teachers.store import TargetStore
 from kd_ray.teachers.teacher import load_teachers
@@ -24,8 +27,12 @@ def infer_teachers(config: InferTeachersConfig, root: Path) -> OfflineSummary:
     goes on where it was.
     """
     folders = read_teacher_list(config.teachers, root)
-    # One at a time: hundreds of teachers need not fit in memory together.
-    infos = [load_teachers([folder])[0].info for folder in folders]
+    computation = Computation(precision=config.precision, compile=config.compile)
+    blueprints = Blueprints()
+    infos = [
+        card_of(folder, index, blueprints, computation.precision).info
+        for index, folder in enumerate(folders)
+    ]
     store = TargetStore.prepare(root / config.store, infos, dtype=config.dtype, top_k=config.top_k)
     check_tokens(Tokens.load(root / config.tokens), store, root / config.tokens)
     for split, manifest in config.splits.items():
@@ -52,6 +59,7 @@ def infer_teachers(config: InferTeachersConfig, root: Path) -> OfflineSummary:
             gpus_per_actor=config.gpus_per_actor,
             teachers_per_actor=config.teachers_per_actor,
             progress=_Progress(),
+            load=partial(load_teachers, computation=computation),
         )
     rows = sum(record.rows for record in summary.records)
     logger.info(

@@ -15,6 +15,7 @@ from kd_ray.config.base import Section
 from kd_ray.config.commands import DistillConfig
 from kd_ray.config.strategies import Strategy
 from kd_ray.core.contracts import CHRF_WHOLE, Signal, TeacherInfo, TeacherOutput, View, Wanted
+from kd_ray.core.targets import likeliest
 from kd_ray.evaluation.decode import decode_encoded
 from kd_ray.evaluation.system import System, UnusableSystem, load_system, read_teacher_list
 from kd_ray.evaluation.token_file import token_file
@@ -198,7 +199,7 @@ def _assemble(
         strings = tuple(
             (tokens.decode(row[:length]), float(weight)) for row, length, weight in rows
         )
-    target = signal.tokens.log_probs[0, : signal.tokens.lengths[0]].argmax(-1)
+    target = likeliest(signal.tokens)[0, : signal.tokens.lengths[0]]
     return Inspection(
         utterance_id=utterance.id,
         reference=utterance.text(config.data.column) or "",

@@ -20,6 +20,7 @@ from kd_ray.config.imitation import PRESETS
 from kd_ray.config.model import Model, Recognizer, SpeechToText, TextToText
 from kd_ray.config.pool import PoolConfig
 from kd_ray.config.recipes import RecipeConfig, StudyConfig
+from kd_ray.config.sources import Computation
 from kd_ray.config.teachers import Distillation, Teachers
 from kd_ray.config.training import Supervised, Training, Workers
 
@@ -128,7 +129,7 @@ class TrainTeachersConfig(Section):
         return self
 
 
-class InferTeachersConfig(Section):
+class InferTeachersConfig(Computation):
     """`kd-ray infer-teachers`: the teachers' outputs into a Parquet target store."""
 
     command: Literal["infer-teachers"]
@@ -150,6 +151,15 @@ class InferTeachersConfig(Section):
     gpus_per_actor: float = Field(0, ge=0)
     teachers_per_actor: int = Field(8, ge=1)
     """Teachers resident at a time; a longer list is worked off in groups."""
+
+    @model_validator(mode="after")
+    def _actors_can_compute_so(self) -> Self:
+        if self.precision == "float16" and not self.gpus_per_actor:
+            raise ValueError(
+                "precision 'float16' needs a GPU, and gpus_per_actor is 0; take 'bfloat16', or "
+                "give actors a GPU"
+            )
+        return self
 
 
 class DistillConfig(Section):
@@ -179,6 +189,30 @@ class DistillConfig(Section):
             raise ValueError(
                 "teachers.source.type is 'store', and selector 'quality' and the presets of "
                 "aggrevate need teachers that write during training; take 'local' or 'pool'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_a_view_to_share(self) -> Self:
+        if self.teachers.view == "clean":
+            return self
+        reasons = {
+            "data.augment is null, so the student itself hears the audio as it is": (
+                self.data.augment is None
+            ),
+            "a text_to_text student reads text, which is not masked": isinstance(
+                self.model, TextToText
+            ),
+            "teachers.source.type is 'store', whose answers are to the audio as it is (take "
+            "'local' or 'pool')": self.teachers.source.type == "store",
+            "in the presets of aggrevate teachers only write, to the audio as it is, as the "
+            "student's rollouts are": self.distillation.aggrevate is not None,
+        }
+        against = [reason for reason, holds in reasons.items() if holds]
+        if against:
+            raise ValueError(
+                f"teachers.view is 'student', but {'; and '.join(against)}; otherwise set "
+                "teachers.view to 'clean'"
             )
         return self
 

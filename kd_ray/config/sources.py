@@ -10,7 +10,24 @@ PoolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """Letters, digits, dot, dash, underscore."""
 
 
-class LocalSource(Section):
+Precision = Literal["float32", "bfloat16", "float16"]
+"""float16 needs a GPU."""
+
+
+class Computation(Section):
+    """How teachers compute."""
+
+    precision: Precision = "float32"
+    """Of products and convolutions (automatic casting); recurrences, output layers and softmax
+    stay in float32."""
+    compile: bool = False
+    """Compile layers of attention (`torch.compile`), for inputs padded up to a few lengths."""
+
+
+DEFAULT_COMPUTATION = Computation()
+
+
+class LocalSource(Computation):
     """Teachers live in the training process."""
 
     type: Literal["local"] = "local"
@@ -24,7 +41,7 @@ class StoreSource(Section):
     """Folder of the target store."""
 
 
-class HostSettings(Section):
+class HostSettings(Computation):
     """The hosts of a pool: Ray actors that keep several teachers each."""
 
     hosts: int = Field(1, ge=1)
@@ -63,6 +80,20 @@ class HostSettings(Section):
                 f"were computed in other batches (cache_mib {self.cache_mib:g}) or on whichever "
                 f"host is free (replicas {self.replicas}) do not; take batching 'timed', or leave "
                 "them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _hosts_can_compute_so(self) -> Self:
+        if self.precision == "float16" and not self.gpus_per_host:
+            raise ValueError(
+                "precision 'float16' needs a GPU, and gpus_per_host is 0; take 'bfloat16', or give "
+                "hosts a GPU"
+            )
+        if self.compile and self.memory_mib is not None:
+            raise ValueError(
+                f"compile with memory_mib {self.memory_mib:g}: teachers that are loaded by turns "
+                "would be compiled at each visit; leave out one of the two"
             )
         return self
 

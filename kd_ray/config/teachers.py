@@ -61,6 +61,9 @@ class Teachers(Section):
     strategy: Strategy = Weighted()
     dtype: Literal["float32", "float16"] = "float32"
     """To which teachers' log-probabilities are rounded before fusing; the store has its own."""
+    view: Literal["clean", "student"] = "clean"
+    """What teachers hear: the audio as it is, or with the very masks (`data.augment`) that the
+    student's features have in the same epoch."""
 
     @model_validator(mode="after")
     def _teachers_are_named(self) -> Self:
@@ -134,7 +137,7 @@ class Distillation(Section):
     divergence: Divergence = "cross_entropy"
     """Where the target is a distribution."""
     top_k: int | None = Field(None, ge=1)
-    """Learn the teacher's k likeliest tokens only, their probabilities renormalised."""
+    """Learn the fused teachers' k likeliest tokens only, renormalised; only they are sent."""
     rollout: Rollout = Rollout()
     staleness: int = Field(0, ge=0)
     """Rollouts are made with weights this many updates old; 0: strictly on-policy."""

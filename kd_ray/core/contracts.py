@@ -5,17 +5,18 @@ S samples. numpy on the wire; a request or signal is never changed after it was 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kd_ray import __version__
+from kd_ray.config.sources import Precision
 from kd_ray.config.strategies import Fusing, Strategy
 from kd_ray.core.targets import FloatArray, IntArray, LabelStrings, TokenTarget, pad_labels
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """Raised whenever a request or signal changes its shape or meaning."""
 
 Wanted = Literal["tokens", "labels", "chrf"]
@@ -62,12 +63,38 @@ class Labels:
         return [row[:length] for row, length in zip(self.ids, self.lengths, strict=True)]
 
 
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """What of each utterance is masked, whatever the front end; M and N masks of B utterances.
+
+    `times_s` (B, M, 2): from and to, in seconds of the audio. `mels` (B, N, 2): from and to, as
+    fractions of the mel axis, low to high. Where from is to, nothing is masked.
+    """
+
+    times_s: NDArray[np.float64]
+    mels: NDArray[np.float64]
+
+    def take(self, rows: Sequence[int] | IntArray | slice) -> "Masks":
+        """Those of some of the utterances."""
+        places = rows if isinstance(rows, slice) else np.asarray(rows, dtype=np.int64)
+        return Masks(self.times_s[places], self.mels[places])
+
+
 @dataclass(frozen=True)
 class View:
-    """Which augmentation of the audio is meant; teachers cache and answer by it."""
+    """Which augmentation of the audio is meant; teachers cache and answer by it.
+
+    The audio that a request carries is that of the view. `masks` come on top, on features: each
+    teacher that hears masks its own, after its own normalising. Text is never masked.
+    """
 
     name: str = "clean"
     seed: int = 0
+    masks: Masks | None = None
+
+    def take(self, rows: Sequence[int]) -> "View":
+        """The view of some of the utterances."""
+        return self if self.masks is None else replace(self, masks=self.masks.take(rows))
 
 
 @dataclass(frozen=True)
@@ -83,6 +110,26 @@ class Fusion:
     """To which teachers' log-probabilities are rounded, at temperature 1, before fusing."""
     fusing: Fusing = "mixture"
     """Of decoder distributions; label strings are merged by their weights either way."""
+    top_k: int | None = None
+    """Of the fused distribution, only the k likeliest tokens of each position and the mass of the
+    rest are sent; None, or at least the vocabulary's size: all tokens."""
+
+    def __post_init__(self) -> None:
+        if self.top_k is None:
+            return
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        if self.fusing == "geometric":
+            raise ValueError(
+                f"top_k {self.top_k} with fusing 'geometric': the reverse KL needs the teachers' "
+                "probability of every token; leave out one of the two"
+            )
+
+    def position_bytes(self, vocabulary_size: int) -> int:
+        """Bytes of a fused distribution at one position: k ids and log-probabilities and a tail."""
+        if self.top_k is None or self.top_k >= vocabulary_size:
+            return 4 * vocabulary_size
+        return 8 * self.top_k + 4
 
 
 Answer_co = TypeVar("Answer_co", covariant=True)
@@ -302,6 +349,13 @@ class TeacherInfo:
     parameters: int
     reads: Literal["speech", "text"] = "speech"
     has_ctc: bool = True
+    precision: Precision = "float32"
+    """In which it computes."""
+
+    @property
+    def answers_digest(self) -> str:
+        """Names what it says, which in another precision are other numbers."""
+        return self.digest if self.precision == "float32" else f"{self.digest}-{self.precision}"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The check before a run that student and teachers mean the same by their numbers."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from kd_ray import __version__
 from kd_ray.core.contracts import PROTOCOL_VERSION, TeachersInfo, Wanted
@@ -20,6 +21,8 @@ class StudentNeeds:
     wanted: frozenset[Wanted] = field(default=frozenset({"tokens", "labels"}))
     texts: bool = False
     """Whether its requests carry texts."""
+    view: Literal["clean", "student"] = "clean"
+    """What teachers that hear are to be shown."""
 
 
 class HandshakeError(ValueError):
@@ -50,6 +53,11 @@ def handshake(needs: StudentNeeds, offered: TeachersInfo) -> None:
             mine, theirs = getattr(needs, name), getattr(offered, name)
             if mine != theirs:
                 problems.append(f"{name} version: student has {mine}, pool has {theirs}")
+    if needs.view == "student" and not any(each.reads == "speech" for each in offered.teachers):
+        problems.append(
+            "teachers.view is 'student', and no teacher hears anything: text is not masked; set it "
+            "to 'clean'"
+        )
     for teacher in offered.teachers:
         for name, words in _TOKEN_FIELDS.items():
             mine, theirs = getattr(needs, name), getattr(teacher, name)

@@ -75,7 +75,8 @@ def token_tensors(target: TokenTarget, device: torch.device | str = "cpu") -> To
     return TokenTensors(
         log_probs=torch.tensor(target.log_probs).to(device),
         lengths=torch.tensor(target.lengths, dtype=torch.int64).to(device),
-        ids=move(target.ids),
+        # Narrow on the wire, but torch looks up by int64.
+        ids=None if target.ids is None else move(target.ids.astype(np.int64, copy=False)),
         log_tail=move(target.log_tail),
         longest=int(target.lengths.max(initial=0)),
         positions=int(target.lengths.sum()),

@@ -37,7 +37,14 @@ from kd_ray.core.partials import (
     same_batch,
     weights_among,
 )
-from kd_ray.core.targets import FloatArray, IntArray, LabelStrings, TokenTarget, pad_labels
+from kd_ray.core.targets import (
+    FloatArray,
+    IntArray,
+    LabelStrings,
+    TokenTarget,
+    pad_labels,
+    truncate,
+)
 from kd_ray.core.trust import rules
 
 __all__ = ["FusedTargets", "Partial", "TeacherNaN", "finish", "fuse", "local", "merge"]
@@ -204,7 +211,9 @@ def merge(a: Partial, b: Partial) -> Partial:
 def finish(partial: Partial) -> FusedTargets:
     """Make the target that losses read.
 
-    Token targets are dense float32 log-probabilities of the mixture, or of the geometric mean
+    Token targets are dense float32 log-probabilities of the mixture, or of its `fusion.top_k`
+    likeliest tokens with the mass of all others (equal ones: the lowest id first), which is cut
+    only here, where every teacher is in the sum. Or they are those of the geometric mean
     (`fusion.fusing`), at which the reverse KL from it is the weighted mean of the teachers' own
     plus a constant: `KL(q||g) = sum_t w_t KL(q||p_t) + log sum_v prod_t p_t(v)^w_t`. Label strings
     come utterance
@@ -218,7 +227,8 @@ def finish(partial: Partial) -> FusedTargets:
     weights_tokens = weights_labels = nothing
     if partial.probabilities is not None:
         weights_tokens = weights_among(partial, "tokens")
-        tokens = TokenTarget(fused_log_probs(partial, weights_tokens), partial.positions)
+        log_probs = fused_log_probs(partial, weights_tokens)
+        tokens = _cut(TokenTarget(log_probs, partial.positions), partial.fusion.top_k)
     if partial.choice is not None:
         weights_labels = weights_among(partial, "labels")
         labels = _label_strings(partial, weights_labels)
@@ -237,6 +247,13 @@ def finish(partial: Partial) -> FusedTargets:
             None if partial.chrf_errors is None else _all_teachers(partial, partial.chrf_errors, -1)
         ),
     )
+
+
+def _cut(target: TokenTarget, top_k: int | None) -> TokenTarget:
+    """A dense target, or its likeliest tokens where that is less."""
+    if top_k is None or top_k >= target.log_probs.shape[-1]:
+        return target
+    return truncate(target, top_k)
 
 
 def _label_strings(partial: Partial, weights: NDArray[np.float64]) -> LabelStrings:

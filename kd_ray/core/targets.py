@@ -19,8 +19,9 @@ class TokenTarget:
     """One distribution over the vocabulary for each position.
 
     Dense: `log_probs` is (B, U, V) and `ids`, `log_tail` are None. Sparse: `log_probs` is
-    (B, U, K) for the tokens `ids` (B, U, K), and `log_tail` (B, U) is the log of the mass of all
-    other tokens. Positions at or beyond `lengths` (B,) hold anything and count for nothing.
+    (B, U, K) for the tokens `ids` (B, U, K), heaviest first, and `log_tail` (B, U) is the log of
+    the mass of all other tokens. Positions at or beyond `lengths` (B,) hold anything and count for
+    nothing.
     """
 
     log_probs: FloatArray
@@ -73,15 +74,33 @@ def truncate(target: TokenTarget, k: int) -> TokenTarget:
         raise ValueError(f"k must be at least 1, got {k}")
     log_probs = target.log_probs
     k = min(k, log_probs.shape[-1])
-    keep = np.arange(log_probs.shape[1]) < target.lengths[:, None]
-    log_probs = np.where(keep[..., None], log_probs, 0.0).astype(log_probs.dtype)
-    order = np.argsort(-log_probs, axis=-1, kind="stable")
-    kept = np.take_along_axis(log_probs, order[..., :k], axis=-1)
-    rest = np.take_along_axis(log_probs, order[..., k:], axis=-1)
+    valid = np.arange(log_probs.shape[1]) < target.lengths[:, None]
+    log_probs = np.where(valid[..., None], log_probs, 0.0).astype(log_probs.dtype)
+    keep = _likeliest(log_probs, k)
+    ids = np.nonzero(keep)[-1].reshape(*log_probs.shape[:2], k)
+    kept = np.take_along_axis(log_probs, ids, axis=-1)
+    order = np.argsort(-kept, axis=-1, kind="stable")
     # The sum of what is left, not 1 minus what is kept: exact however small the tail is.
+    rest = np.where(keep, -np.inf, log_probs)
     with np.errstate(divide="ignore"):
         log_tail = np.log(np.exp(rest, dtype=np.float64).sum(axis=-1)).astype(log_probs.dtype)
-    return TokenTarget(kept, target.lengths, order[..., :k], log_tail)
+    return TokenTarget(
+        np.take_along_axis(kept, order, axis=-1),
+        target.lengths,
+        np.take_along_axis(ids, order, axis=-1).astype(np.int32),
+        log_tail,
+    )
+
+
+def _likeliest(log_probs: FloatArray, k: int) -> NDArray[np.bool_]:
+    """(B, U, V) true at the k largest of each position; of equal ones the lowest ids."""
+    # A partition, not a sort, which takes many times as long for a large vocabulary.
+    threshold = -np.partition(-log_probs, k - 1, axis=-1)[..., k - 1 : k]
+    above, equal = log_probs > threshold, log_probs == threshold
+    wanted = k - above.sum(axis=-1, keepdims=True)
+    if (equal.sum(axis=-1, keepdims=True) == wanted).all():
+        return np.asarray(above | equal)
+    return np.asarray(above | (equal & (np.cumsum(equal, axis=-1) <= wanted)))
 
 
 def renormalise_top_k(target: TokenTarget, k: int) -> TokenTarget:

@@ -77,10 +77,16 @@ class System:
             )
 
     @torch.inference_mode()
-    def encode(self, inputs: Tensor, lengths: Tensor) -> Encoded:
-        """Encoder states of un-normalised features (B, T, F), or of source ids (B, S)."""
+    def encode(self, inputs: Tensor, lengths: Tensor, masked: Tensor | None = None) -> Encoded:
+        """Encoder states of un-normalised features (B, T, F), or of source ids (B, S).
+
+        `masked` (B, T, F) is true on features that are hidden: zero, once normalised.
+        """
         inputs, lengths = inputs.to(self.device), lengths.to(self.device)
-        return self.model.encode(self.model.normalize(inputs, lengths), lengths)
+        normalized = self.model.normalize(inputs, lengths)
+        if masked is not None:
+            normalized = normalized.masked_fill(masked.to(self.device), 0.0)
+        return self.model.encode(normalized, lengths)
 
     @torch.inference_mode()
     def encode_waveforms(self, waveforms: Sequence[NDArray[np.int16]]) -> Encoded:

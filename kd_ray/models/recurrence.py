@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from kd_ray.models.dropout import dropout
+from kd_ray.models.precision import full_precision, widened
 
 Kind = Literal["gru", "lstm", "ligru"]
 
@@ -208,8 +209,10 @@ class BidirectionalRnn(nn.Module):
             mask: (T, B, 1) of x's type, 1 on the utterance's own frames.
         """
         reversal = reversal_index(lengths, x.shape[0])
-        for number, layer in enumerate(self.layers):
-            if number:
-                x = dropout(x, self.dropout, self.training)
-            x = layer(x, lengths, reversal) * mask
+        with full_precision(x):
+            x, mask = widened(x), widened(mask)
+            for number, layer in enumerate(self.layers):
+                if number:
+                    x = dropout(x, self.dropout, self.training)
+                x = layer(x, lengths, reversal) * mask
         return x

@@ -20,6 +20,7 @@ from kd_ray.models.attention import CrossAttention, SelfAttention
 from kd_ray.models.dropout import dropout
 from kd_ray.models.encoders import Encoded
 from kd_ray.models.masks import frame_mask
+from kd_ray.models.precision import full_precision, widened
 
 _FIRST_CAPACITY = 32
 """Tokens that a fresh cache has room for; it doubles when it is full."""
@@ -98,7 +99,7 @@ class TransformerEncoderStack(nn.Module):
         """(B, T, H), anything finite in the padding -> states, zeros in the padding."""
         own = frame_mask(lengths, x.shape[1])
         mask = own[:, None, None]
-        x = dropout(with_positions(x), self.dropout, self.training)
+        x = dropout(with_positions(widened(x)), self.dropout, self.training)
         for layer in self.layers:
             x = layer(x, mask)
         return Encoded(self.norm(x).masked_fill(~own.unsqueeze(2), 0.0), lengths)
@@ -279,4 +280,5 @@ class TransformerDecoderStack(nn.Module):
 
     def _speak(self, x: Tensor) -> Tensor:
         weight = self.embedding.weight if self.output is None else self.output.weight
-        return F.linear(self.norm(x), weight)
+        with full_precision(x):
+            return F.linear(self.norm(widened(x)), weight)

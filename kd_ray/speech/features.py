@@ -1,4 +1,4 @@
-"""Front end: log-mel features as Kaldi computes them, and SpecAugment.
+"""Front end: log-mel features as Kaldi computes them.
 
 Shapes: B utterances, T frames, F mel channels.
 """
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchaudio.compliance import kaldi
 
-from kd_ray.config.data import LogMel, SpecAugment
+from kd_ray.config.data import LogMel
 from kd_ray.speech.audio import SAMPLE_RATE
 
-__all__ = ["SAMPLE_RATE", "LogMelExtractor", "front_end_digest", "spec_augment"]
+__all__ = ["SAMPLE_RATE", "LogMelExtractor", "front_end_digest"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,13 @@ class LogMelExtractor:
     def frame_shift_s(self) -> float:
         """Seconds from frame to frame."""
         return self._shift / SAMPLE_RATE
+
+    @property
+    def first_frame_s(self) -> float:
+        """Where the stretch of one frame shift begins that the first frame is the middle of."""
+        if not self.config.snip_edges:
+            return 0.0
+        return (self._length - self._shift) / 2 / SAMPLE_RATE
 
     @property
     def min_samples(self) -> int:
@@ -133,66 +140,3 @@ class LogMelExtractor:
                 self.config.num_mels,
                 window,
             )
-
-
-def spec_augment(
-    features: Tensor,
-    lengths: Tensor,
-    config: SpecAugment,
-    *,
-    seed: int,
-    utterance_ids: Sequence[str],
-    epoch: int,
-    frame_shift_s: float,
-) -> Tensor:
-    """Features with time and frequency masks set to zero, the mean of normalised features.
-
-    The masks of an utterance depend on (seed, its id, epoch) and its own length only, wherever it
-    stands in whichever batch. Each width is uniform on 0..the largest, each place uniform on where
-    the mask fits. Frames at and beyond `lengths` stay as they are.
-
-    Args:
-        features: (B, T, F), normalised; not changed.
-        lengths: (B,) in frames.
-        config: numbers and largest widths of the masks.
-        seed: of the run.
-        utterance_ids: B of them.
-        epoch: masks are drawn anew in each.
-        frame_shift_s: seconds per frame, for `config.max_time_s`.
-
-    Source: Park et al. 2019 (arXiv 1904.08779), without time warping.
-    """
-    num_rows, num_frames, num_mels = features.shape
-    if not num_rows == len(utterance_ids) == len(lengths):
-        raise ValueError(
-            f"spec_augment: {num_rows} rows, {len(lengths)} lengths, {len(utterance_ids)} ids"
-        )
-    time_mask_BT = np.zeros((num_rows, num_frames), dtype=np.bool_)
-    mel_mask_BF = np.zeros((num_rows, num_mels), dtype=np.bool_)
-    valid_BT = np.arange(num_frames) < np.asarray(lengths.tolist(), dtype=np.int64)[:, None]
-    # The tolerance: 0.15 s in frames of 0.01 s are 15, not 14.
-    max_frames = int(config.max_time_s / frame_shift_s + 1e-6)
-    max_mels = int(config.max_frequency * num_mels + 1e-6)
-    for row, name in enumerate(utterance_ids):
-        generator = _generator(seed, name, epoch)
-        length = int(lengths[row])
-        for _ in range(config.time_masks):
-            longest = min(max_frames, int(config.max_time_share * length + 1e-6))
-            start, width = _span(generator, length, longest)
-            time_mask_BT[row, start : start + width] = True
-        for _ in range(config.frequency_masks):
-            start, width = _span(generator, num_mels, max_mels)
-            mel_mask_BF[row, start : start + width] = True
-    mask_BTF = time_mask_BT[:, :, None] | (mel_mask_BF[:, None, :] & valid_BT[:, :, None])
-    return features.masked_fill(torch.from_numpy(mask_BTF).to(features.device), 0.0)
-
-
-def _generator(seed: int, utterance_id: str, epoch: int) -> np.random.Generator:
-    digest = hashlib.sha256(json.dumps([seed, utterance_id, epoch]).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
-
-
-def _span(generator: np.random.Generator, size: int, max_width: int) -> tuple[int, int]:
-    """Start and width of a mask inside 0..size."""
-    width = int(generator.integers(0, max_width, endpoint=True))
-    return int(generator.integers(0, size - width, endpoint=True)), width

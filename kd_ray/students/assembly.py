@@ -227,8 +227,8 @@ def _validation(
 def _digests(source: TeacherSource) -> list[str]:
     """Of the teachers, and of the recogniser that transcribes for them, if there is one."""
     info = source.describe()
-    recognizer = [] if info.recognizer is None else [info.recognizer.digest]
-    return [each.digest for each in info.teachers] + recognizer
+    recognizer = [] if info.recognizer is None else [info.recognizer.answers_digest]
+    return [each.answers_digest for each in info.teachers] + recognizer
 
 
 def _teachers_hear(source: TeacherSource) -> bool:

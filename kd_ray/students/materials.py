@@ -121,7 +121,12 @@ def student_needs(tokens: Tokens, config: DistillConfig | None = None) -> Studen
     if config is None:
         return needs
     wanted = build_criterion(config, tokens).wanted
-    return replace(needs, wanted=wanted, texts=config.teachers.column is not None)
+    return replace(
+        needs,
+        wanted=wanted,
+        texts=config.teachers.column is not None,
+        view=config.teachers.view,
+    )
 
 
 def build_data(

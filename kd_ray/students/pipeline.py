@@ -143,7 +143,7 @@ class Pipeline:
         signals: list[Signal | None] = []
         for micro in update.micro_batches:
             if not micro.asked:
-                self._ask_one(micro)
+                self._ask_one(update, micro)
             answer = None if micro.pending is None else micro.pending.result(timeout_s)
             micro.pending = None
             if isinstance(micro.items, TriedItems):
@@ -217,13 +217,13 @@ class Pipeline:
                 if micro.asked or update.gone is not None:
                     continue
                 try:
-                    self._ask_one(micro)
+                    self._ask_one(update, micro)
                 except Busy:
                     return
 
-    def _ask_one(self, micro: MicroBatch) -> None:
+    def _ask_one(self, update: Update, micro: MicroBatch) -> None:
         if self.source is not None and self.request is not None and not micro.ghost:
-            request = self.request(micro.batch, micro.items)
+            request = self.request(micro.batch, micro.items, update.epoch)
             if request is not None:
                 micro.pending = self.source.ask(request)
         micro.asked = True

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kd_ray.config.commands import DistillConfig
+from kd_ray.config.model import TextToText
 from kd_ray.config.strategies import Strategy, TrustTable
 from kd_ray.core.contracts import (
     Audio,
@@ -13,15 +14,19 @@ from kd_ray.core.contracts import (
     Labels,
     Score,
     TeacherInfo,
+    View,
     Wanted,
     Writing,
 )
 from kd_ray.core.exploration import TriedItems
 from kd_ray.core.imitation import Items, rows_of
 from kd_ray.core.trust import TrustError, check_trust, table_for, trusts_chrf
+from kd_ray.speech.features import LogMelExtractor
+from kd_ray.speech.spec_augment import carried_masks, draw_masks
 from kd_ray.students.data import Batch
 
-BuildRequest = Callable[[Batch, Items | None], Score | Generate | None]
+BuildRequest = Callable[[Batch, Items | None, int], Score | Generate | None]
+"""A batch, what its decoder reads, and the epoch, to what teachers are asked."""
 
 
 def strategy_of(config: DistillConfig, teachers: Sequence[TeacherInfo], root: Path) -> Strategy:
@@ -106,6 +111,7 @@ def fusion_of(config: DistillConfig, strategy: Strategy | None = None) -> Fusion
         max_strings=config.distillation.max_strings,
         dtype=config.teachers.dtype,
         fusing=config.distillation.fusing,
+        top_k=config.distillation.top_k,
     )
 
 
@@ -116,7 +122,8 @@ def build_request(
 
     With items, the request has one row for each that teachers are asked about, and there is none at
     all (None) where that is nobody. Where actions were tried, teachers complete the sentences
-    instead. `strategy`: that of the configuration, resolved.
+    instead. With `teachers.view: student` they are shown the masks that the student's features
+    will have in that epoch. `strategy`: that of the configuration, resolved.
     """
     fusion = fusion_of(config, strategy)
     writing = Writing(max_length=config.distillation.rollout.max_length)
@@ -128,7 +135,9 @@ def build_request(
     if trusts_chrf(fusion):
         wanted.add("chrf")
 
-    def request(batch: Batch, items: Items | None) -> Score | Generate | None:
+    view_of = student_view(config) if config.teachers.view == "student" else _clean_view
+
+    def request(batch: Batch, items: Items | None, epoch: int) -> Score | Generate | None:
         asked = batch
         if items is not None:
             rows = items.asked_rows
@@ -145,7 +154,38 @@ def build_request(
             prefix=None if items is None else items.asked_prefix(),
             fusion=fusion,
             wanted=frozenset(wanted),
+            view=view_of(asked, epoch),
             deadline_s=deadline_s,
         )
 
     return request
+
+
+def student_view(config: DistillConfig) -> Callable[[Batch, int], View]:
+    """The masks that `students.step` puts on a batch's features in an epoch, as teachers read them.
+
+    Masks depend on the run's seed, each utterance and the epoch: the same whoever asks, and when.
+    """
+    augment, seed = config.data.augment, config.training.seed
+    assert not isinstance(config.model, TextToText), "the schema refuses it: text is not augmented"
+    assert augment is not None, "the schema refuses it: there is nothing to share"
+    front_end = config.model.front_end
+    extractor = LogMelExtractor(front_end)
+
+    def view(batch: Batch, epoch: int) -> View:
+        masks = draw_masks(
+            batch.lengths.tolist(),
+            augment,
+            seed=seed,
+            utterance_ids=batch.utterance_ids,
+            epoch=epoch,
+            frame_shift_s=front_end.frame_shift_ms / 1000,
+            num_mels=front_end.num_mels,
+        )
+        return View("student", seed, carried_masks(masks, extractor))
+
+    return view
+
+
+def _clean_view(batch: Batch, epoch: int) -> View:
+    return View()

@@ -19,7 +19,7 @@ from kd_ray.core.criteria import Criterion, Part
 from kd_ray.core.losses import LossSum
 from kd_ray.core.targets import IntArray
 from kd_ray.models.sequence_model import SequenceModel
-from kd_ray.speech.features import spec_augment
+from kd_ray.speech.spec_augment import spec_augment
 from kd_ray.students.collective import Collective
 from kd_ray.students.pipeline import MicroBatch, Update
 

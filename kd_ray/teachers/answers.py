@@ -91,6 +91,9 @@ def check_request(request: Request[Any], num_teachers: int) -> None:
         parts["prefix"] = len(request.prefix.lengths)
     if isinstance(request, Score) and request.references is not None:
         parts["references"] = len(request.references.lengths)
+    if request.view.masks is not None:
+        parts["view.masks.times_s"] = len(request.view.masks.times_s)
+        parts["view.masks.mels"] = len(request.view.masks.mels)
     for name, count in parts.items():
         if count != rows:
             raise ValueError(f"request names {rows} utterances but {name} has {count}")
@@ -230,11 +233,12 @@ class Ledger:
             self.counts["teachers_replaced"] += 1
         logger.warning(
             "teacher %s (%s) is replaced by %s (%s)",
-            before.name, before.digest, info.name, info.digest,
+            before.name, before.answers_digest, info.name, info.answers_digest,
         )  # fmt: skip
         self._tell(
             "teacher_replaced",
-            teacher=before.name, digest=before.digest, by=info.name, by_digest=info.digest,
+            teacher=before.name, digest=before.answers_digest,
+            by=info.name, by_digest=info.answers_digest,
         )  # fmt: skip
 
     def removed(self, index: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from kd_ray.config.sources import Precision
 from kd_ray.core.contracts import TeacherInfo
 from kd_ray.evaluation.system import System, resolve_checkpoint, system_name
 from kd_ray.models.checkpoint import (
@@ -99,7 +100,12 @@ def _tokens_of(content: str) -> Tokens:
     return Tokens.from_dict(json.loads(content))
 
 
-def card_of(folder: Path, index: int, blueprints: Blueprints | None = None) -> TeacherCard:
+def card_of(
+    folder: Path,
+    index: int,
+    blueprints: Blueprints | None = None,
+    precision: Precision = "float32",
+) -> TeacherCard:
     """Read who a teacher is: `config.json`, token files, and the digest of its weights.
 
     The weights' names, shapes and types are checked, so that most broken files are found here.
@@ -108,6 +114,7 @@ def card_of(folder: Path, index: int, blueprints: Blueprints | None = None) -> T
         folder: a checkpoint folder, or a run folder with one.
         index: the teacher's number in the pool.
         blueprints: shared by the cards of a pool, so that each costs little more than its digest.
+        precision: in which it will compute.
 
     Raises:
         CheckpointError, UnusableSystem: a file is missing, broken or foreign, or the weights do
@@ -121,7 +128,7 @@ def card_of(folder: Path, index: int, blueprints: Blueprints | None = None) -> T
         weights, system.model.state_dict(), f"{checkpoint / WEIGHTS} does not fit its own {CONFIG}"
     )
     size = sum(value.numel() * value.element_size() for value in weights.values())
-    return TeacherCard(info_of(system, index), size, stamp)
+    return TeacherCard(info_of(system, index, precision), size, stamp)
 
 
 def stamp_of(folder: Path) -> tuple[int, int]:

@@ -28,7 +28,15 @@ from kd_ray.teachers.readers import Inputs, Reader
 from kd_ray.teachers.remembering import Memory
 from kd_ray.teachers.residency import LoadFailed
 from kd_ray.teachers.residents import AllLoaded, Residents, ScoringTeacher
-from kd_ray.teachers.rows import Output, Work, fault_of, join_rows, pad_together, take_rows
+from kd_ray.teachers.rows import (
+    Output,
+    Work,
+    fault_of,
+    join_rows,
+    masks_together,
+    pad_together,
+    take_rows,
+)
 from kd_ray.teachers.sweep import Ready as Waiting
 from kd_ray.teachers.sweep import Sweep
 from kd_ray.teachers.transcriber import Transcriber
@@ -236,7 +244,7 @@ class TeacherHost:
             self._here.discard(index)
             self._quarantined.pop(index, None)
             self._residents.remove(index)
-            self._memory.forget_teacher(self._infos[index].digest)
+            self._memory.forget_teacher(self._infos[index].answers_digest)
 
     def count_bytes_out(self, job: str, count: int) -> None:
         """What was sent for a job, as the process around this host knows it."""
@@ -389,17 +397,18 @@ class TeacherHost:
         name = self._infos[index].name
         logger.warning("teacher %s is quarantined on this host: %s", name, reason)
         self._quarantined[index] = reason
-        self._memory.forget_teacher(self._infos[index].digest)
+        self._memory.forget_teacher(self._infos[index].answers_digest)
 
     def _forward(self, queue: Queue, works: Sequence[Work]) -> tuple[Output, float]:
         """Run the teacher; its output is checked for size and numbered as in the pool."""
         started = time.perf_counter()
         inputs, lengths = pad_together(works)
+        masks = masks_together(works)
         prefix = Labels.of([string for work in works for string in work.prefix])
         output: Output
         with self._residents.use(queue.teacher) as teacher:
             if isinstance(queue.task, Writing):
-                written = teacher.generate(inputs, lengths, prefix, queue.task)
+                written = teacher.generate(inputs, lengths, prefix, queue.task, masks)
                 rows = len(written.teachers)
                 output = dataclasses.replace(written, teachers=np.full(rows, queue.teacher))
             else:
@@ -407,7 +416,9 @@ class TeacherHost:
                 if queue.task.with_references:
                     strings = [string for work in works for string in work.references or ()]
                     references = Labels.of(strings)
-                scored = teacher.score(inputs, lengths, prefix, references, queue.task.wanted)
+                scored = teacher.score(
+                    inputs, lengths, prefix, references, queue.task.wanted, masks
+                )
                 rows = len(scored.positions)
                 output = dataclasses.replace(scored, teacher=queue.teacher)
         if rows != len(lengths):

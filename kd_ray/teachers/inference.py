@@ -147,6 +147,12 @@ class ShardScorer:
                     f"{teacher.info.digest}, the run was planned with {digest}: the checkpoint "
                     "changed meanwhile; start again."
                 )
+            if teacher.info.precision != self._store.index.precision:
+                raise StoreError(
+                    f"teacher {teacher.info.name} computes in {teacher.info.precision}, and "
+                    f"{self.job.store} holds answers in {self._store.index.precision}; load it "
+                    "in the store's precision, or fill another store"
+                )
             self._resident[digest] = teacher
         self._group = group
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from kd_ray.config.sources import DEFAULT_COMPUTATION, Computation
 from kd_ray.models.checkpoint import CheckpointError, checkpoint_digest, read_weights
 from kd_ray.teachers.cards import Blueprints, TeacherCard, stamp_of
 from kd_ray.teachers.teacher import Teacher
@@ -65,10 +66,17 @@ class CheckpointLoader:
     Args:
         warm: keeps copies of weights; None: they are read from the mapped file each time.
         blueprints: those that the cards were made with, or fresh ones.
+        computation: how the teachers compute.
     """
 
-    def __init__(self, warm: WarmStore | None = None, blueprints: Blueprints | None = None) -> None:
+    def __init__(
+        self,
+        warm: WarmStore | None = None,
+        blueprints: Blueprints | None = None,
+        computation: Computation = DEFAULT_COMPUTATION,
+    ) -> None:
         self.warm = warm
+        self._computation = computation
         self._blueprints = blueprints or Blueprints()
         self._known_stamps: dict[str, tuple[int, int]] = {}
 
@@ -82,7 +90,7 @@ class CheckpointLoader:
         weights = self._weights(card)
         placed = {name: value.to(device) for name, value in weights.items()}
         system = self._blueprints.system(card.folder, card.info.digest, weights=placed)
-        return Teacher(system, card.index)
+        return Teacher(system, card.index, self._computation)
 
     def _weights(self, card: TeacherCard) -> Weights:
         digest = card.info.digest

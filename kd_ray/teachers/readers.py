@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_ray.config.data import LogMel
-from kd_ray.core.contracts import Labels
+from kd_ray.core.contracts import Labels, Masks
 from kd_ray.speech.features import LogMelExtractor, front_end_digest
+from kd_ray.speech.spec_augment import masked_cells
 from kd_ray.speech.tokens import Tokens, source_ids
 
 Inputs = tuple[Tensor, Tensor]
@@ -36,6 +37,10 @@ class Reader(Protocol):
         """Inputs of a batch; each reader takes what it needs of the two."""
         ...
 
+    def masked(self, masks: Masks, inputs: Tensor, lengths: Tensor) -> Tensor | None:
+        """What of the inputs the masks cover, of their shape; None: masks are not for them."""
+        ...
+
 
 class SpeechReader:
     """Features of the audio."""
@@ -55,6 +60,10 @@ class SpeechReader:
     ) -> Inputs:
         """Un-normalised features (B, T, F) and frames (B,)."""
         return self._extractor(waveforms)
+
+    def masked(self, masks: Masks, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, F) true where the features lie in the masks."""
+        return masked_cells(masks, lengths, inputs.shape[1], self._extractor)
 
 
 class TextReader:
@@ -85,3 +94,6 @@ class TextReader:
             )
         labels = Labels.of([source_ids(self._tokens, text) for text in texts])
         return torch.from_numpy(labels.ids), torch.from_numpy(labels.lengths)
+
+    def masked(self, masks: Masks, inputs: Tensor, lengths: Tensor) -> None:
+        """Text is read as it is."""

@@ -40,7 +40,7 @@ class Memory:
             if info.reads not in keys:
                 keys[info.reads] = row_keys(request, info.reads)
             found[index] = find(
-                info.digest, request, keys[info.reads], memory=self._outputs, job=job
+                info.answers_digest, request, keys[info.reads], memory=self._outputs, job=job
             )
         return Known(found, keys, needed(found.values()))
 
@@ -48,7 +48,7 @@ class Memory:
         """Remember what a teacher said about the rows `missing` of a request."""
         if self._outputs is not None:
             keys = known.keys[info.reads]
-            self._outputs.put_rows(info.digest, [keys[row] for row in missing], fresh)
+            self._outputs.put_rows(info.answers_digest, [keys[row] for row in missing], fresh)
 
     def forget_teacher(self, digest: str) -> None:
         """A teacher changed, left, or is not to be believed."""

@@ -7,8 +7,10 @@ from typing import Protocol
 
 from torch import Tensor
 
+from kd_ray.config.sources import DEFAULT_COMPUTATION, Computation
 from kd_ray.core.contracts import (
     Labels,
+    Masks,
     TeacherInfo,
     TeacherOutput,
     Wanted,
@@ -44,12 +46,18 @@ class ScoringTeacher(Protocol):
         prefix: Labels,
         references: Labels | None,
         wanted: frozenset[Wanted],
+        masks: Masks | None = None,
     ) -> TeacherOutput:
         """Score a batch of padded inputs, as its reader makes them, with `lengths` (B,)."""
         ...
 
     def generate(
-        self, inputs: Tensor, lengths: Tensor, prefix: Labels, writing: Writing
+        self,
+        inputs: Tensor,
+        lengths: Tensor,
+        prefix: Labels,
+        writing: Writing,
+        masks: Masks | None = None,
     ) -> Written:
         """Write a string for each row, beginning with its row of `prefix`."""
         ...
@@ -168,6 +176,7 @@ class Paged:
             mapped files.
         device: where they compute.
         blueprints: those that the cards were made with.
+        computation: how the teachers compute, as their cards say.
     """
 
     pages = True
@@ -180,14 +189,16 @@ class Paged:
         warm_bytes: int = 0,
         device: str = "cpu",
         blueprints: Blueprints | None = None,
+        computation: Computation = DEFAULT_COMPUTATION,
     ) -> None:
         warm = WarmStore(warm_bytes) if warm_bytes else None
         self._blueprints = blueprints or Blueprints()
+        self._precision = computation.precision
         self._cards = {card.index: card for card in cards}
         self._max_bytes = _UNBOUNDED if max_bytes is None else max_bytes
         self._residency = Residency(
             cards,
-            CheckpointLoader(warm, self._blueprints),
+            CheckpointLoader(warm, self._blueprints, computation),
             max_bytes=self._max_bytes,
             device=device,
         )
@@ -223,7 +234,7 @@ class Paged:
             CheckpointError, UnusableSystem: the folder holds no teacher.
             LoadFailed: it cannot be loaded; then it is not here.
         """
-        card = card_of(folder, index, self._blueprints)
+        card = card_of(folder, index, self._blueprints, self._precision)
         self._residency.add(card)
         self._cards = {**self._cards, index: card}
         try:
@@ -252,6 +263,7 @@ def paged_from_folders(
     device: str,
     max_bytes: int | None,
     warm_bytes: int = 0,
+    computation: Computation = DEFAULT_COMPUTATION,
 ) -> Paged:
     """Read who the teachers of some folders are; where all fit (or `max_bytes` is None), load them.
 
@@ -261,10 +273,16 @@ def paged_from_folders(
     """
     blueprints = Blueprints()
     cards = [
-        card_of(folder, index, blueprints) for folder, index in zip(folders, indices, strict=True)
+        card_of(folder, index, blueprints, computation.precision)
+        for folder, index in zip(folders, indices, strict=True)
     ]
     paged = Paged(
-        cards, max_bytes=max_bytes, warm_bytes=warm_bytes, device=device, blueprints=blueprints
+        cards,
+        max_bytes=max_bytes,
+        warm_bytes=warm_bytes,
+        device=device,
+        blueprints=blueprints,
+        computation=computation,
     )
     paged.load_all(indices)
     return paged

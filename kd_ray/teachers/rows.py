@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kd_ray.core.contracts import Generate, Score, TeacherOutput, Written
+from kd_ray.core.contracts import Generate, Masks, Score, TeacherOutput, Written
 from kd_ray.core.targets import IntArray
 from kd_ray.core.written import join_written, take_written
 from kd_ray.teachers.readers import Inputs
@@ -30,6 +30,7 @@ class Work:
     lengths: Tensor
     prefix: list[IntArray]
     references: list[IntArray] | None
+    masks: Masks | None = None
 
     @property
     def size(self) -> int:
@@ -57,6 +58,7 @@ def split_request(request: Score | Generate, inputs: Inputs, max_utterances: int
                 lengths[piece],
                 prefix[piece],
                 None if references is None else references[piece],
+                None if request.view.masks is None else request.view.masks.take(piece),
             )
         )
     return works
@@ -74,6 +76,23 @@ def pad_together(works: Sequence[Work]) -> Inputs:
         for work in works
     ]
     return torch.cat(padded), torch.cat([work.lengths for work in works])
+
+
+def masks_together(works: Sequence[Work]) -> Masks | None:
+    """The masks of several pieces of work, some of which may have none; None if nobody has any."""
+    if all(work.masks is None for work in works):
+        return None
+    nothing = [np.zeros((work.size, 0, 2)) for work in works]
+    masks = [w.masks or Masks(n, n) for w, n in zip(works, nothing, strict=True)]
+    return Masks(_stacked([m.times_s for m in masks]), _stacked([m.mels for m in masks]))
+
+
+def _stacked(spans: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """(B_i, M_i, 2) as one (B, M, 2); what is lacking masks nothing."""
+    most = max(each.shape[1] for each in spans)
+    return np.concatenate(
+        [np.pad(each, ((0, 0), (0, most - each.shape[1]), (0, 0))) for each in spans]
+    )
 
 
 def take_rows(output: Output, start: int, stop: int) -> Output:

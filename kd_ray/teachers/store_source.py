@@ -118,7 +118,8 @@ class StoreSource:
         if request.view.name != View().name:
             raise ValueError(
                 f"the store knows the view {View().name!r} only, asked for is "
-                f"{request.view.name!r}; use a local or pool source for augmented audio"
+                f"{request.view.name!r}; use a local or pool source for augmented audio, or set "
+                "teachers.view to clean"
             )
         if "tokens" in request.wanted:
             request.decoder_prefix()
@@ -127,7 +128,8 @@ class StoreSource:
     def _estimate_bytes(self, request: Score) -> int:
         prefix = request.prefix if request.prefix is not None else request.references
         positions = 1 + (0 if prefix is None else int(prefix.lengths.max(initial=0)))
-        return len(request.utterance_ids) * positions * self.store.index.vocabulary_size * 4
+        each = request.fusion.position_bytes(self.store.index.vocabulary_size)
+        return len(request.utterance_ids) * positions * each
 
     def _answer(self, request: Score) -> Signal:
         batch = self.store.batch(self.split, request.utterance_ids, self.digests)

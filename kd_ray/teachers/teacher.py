@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kd_ray.config.sources import DEFAULT_COMPUTATION, Computation, Precision
 from kd_ray.core.contracts import (
     Labels,
+    Masks,
     TeacherInfo,
     TeacherOutput,
     Wanted,
@@ -25,6 +27,9 @@ from kd_ray.core.translation_scores import chrf_errors
 from kd_ray.evaluation.system import System, load_system
 from kd_ray.models.decoding import attention_beam, attention_greedy, ctc_greedy
 from kd_ray.models.encoders import Encoded
+from kd_ray.models.precision import widened
+from kd_ray.teachers.casting import Casting
+from kd_ray.teachers.compiling import compile_parts, padded_to_bucket
 from kd_ray.teachers.readers import Reader, SpeechReader, TextReader
 
 
@@ -32,13 +37,23 @@ class Teacher:
     """A frozen model that scores and writes; always in evaluation mode, never asked for gradients.
 
     It may be a recogniser, a speech translator, or a text translator (an expert).
+
+    Args:
+        system: the model, with all it needs.
+        index: its number in the source.
+        computation: in which precision it computes; layers of attention may be compiled.
+
+    Raises:
+        ValueError: float16 on a CPU.
     """
 
-    def __init__(self, system: System, index: int):
+    def __init__(self, system: System, index: int, computation: Computation = DEFAULT_COMPUTATION):
         self.system = system
         self.index = index
         self.reader = reader_of(system)
-        self.info = info_of(system, index)
+        self.info = info_of(system, index, computation.precision)
+        self._casting = Casting(computation.precision, system)
+        self._buckets = computation.compile and compile_parts(system.model)
 
     @torch.inference_mode()
     def score(
@@ -48,14 +63,16 @@ class Teacher:
         prefix: Labels,
         references: Labels | None,
         wanted: frozenset[Wanted],
+        masks: Masks | None = None,
     ) -> TeacherOutput:
         """Teacher-forced scoring of what `reader` made: (B, T, F) or (B, S), with `lengths` (B,).
 
         The decoder reads begin-of-sentence + `prefix`; error rates are against `references`.
         The best path is collapsed over the teacher's own frames, whatever the student's are.
+        `masks` hide parts of what it hears, after its own normalising.
         """
         model = self.system.model
-        encoded = self.system.encode(inputs, lengths)
+        encoded = self._encode(inputs, lengths, masks)
         strings = self._strings(encoded)
         positions = prefix.lengths.astype(np.int64) + 1
         log_probs = self._log_probs(encoded, prefix)
@@ -91,26 +108,32 @@ class Teacher:
 
     @torch.inference_mode()
     def generate(
-        self, inputs: Tensor, lengths: Tensor, prefix: Labels, writing: Writing
+        self,
+        inputs: Tensor,
+        lengths: Tensor,
+        prefix: Labels,
+        writing: Writing,
+        masks: Masks | None = None,
     ) -> Written:
         """The strings that the decoder itself writes, each beginning with its row of `prefix`.
 
         Greedily, or the best hypothesis of a beam. Scoring them costs one more decoder pass.
         """
-        encoded = self.system.encode(inputs, lengths)
+        encoded = self._encode(inputs, lengths, masks)
         model, count = self.system.model, len(lengths)
         caps = length_caps(
             writing.max_length, writing.max_length_ratio, encoded.lengths.cpu().numpy()
         )
         limits = torch.from_numpy(caps)
-        if writing.beam_size == 1:
-            found = attention_greedy(model, encoded, limits, prefix=prefix)
-        else:
-            beams = attention_beam(
-                model, encoded, limits, beam_size=writing.beam_size,
-                length_penalty=writing.length_penalty, prefix=prefix,
-            )  # fmt: skip
-            found = [best.tokens for best, *_ in beams]
+        with self._casting.decoder():
+            if writing.beam_size == 1:
+                found = attention_greedy(model, encoded, limits, prefix=prefix)
+            else:
+                beams = attention_beam(
+                    model, encoded, limits, beam_size=writing.beam_size,
+                    length_penalty=writing.length_penalty, prefix=prefix,
+                )  # fmt: skip
+                found = [best.tokens for best, *_ in beams]
         strings = Labels.of(found)
         log_probs = self._log_probs(encoded, strings)
         return Written(
@@ -119,6 +142,15 @@ class Teacher:
             teachers=np.full(count, self.index, dtype=np.int64),
         )
 
+    def _encode(self, inputs: Tensor, lengths: Tensor, masks: Masks | None) -> Encoded:
+        """Encoder states of what the teacher is shown, in float32."""
+        if self._buckets:
+            inputs = padded_to_bucket(inputs)
+        masked = None if masks is None else self.reader.masked(masks, inputs, lengths)
+        with self._casting.encoder():
+            encoded = self.system.encode(inputs, lengths, masked)
+        return Encoded(widened(encoded.states), encoded.lengths)
+
     def _text_errors(self, said: Sequence[IntArray], expected: Sequence[IntArray]) -> IntArray:
         """(B,) 1 - chrF of what was said, as texts."""
         decode = self.system.tokens.decode
@@ -126,14 +158,19 @@ class Teacher:
 
     def _log_probs(self, encoded: Encoded, prefix: Labels) -> FloatArray:
         """(B, U, V) of the decoder along a prefix, float32."""
-        device = self.system.device
+        device, positions = self.system.device, prefix.ids.shape[1] + 1
         # A copy: arrays off the wire are read-only, which torch tensors cannot be.
-        logits = self.system.model.decoder_logits(
-            encoded,
-            torch.from_numpy(prefix.ids.astype(np.int64)).to(device),
-            torch.from_numpy(prefix.lengths.astype(np.int64)).to(device),
-        )
-        log_probs: FloatArray = torch.log_softmax(logits.float(), dim=-1).cpu().numpy()
+        ids = torch.from_numpy(prefix.ids.astype(np.int64))
+        if self._buckets:
+            ids = padded_to_bucket(ids)
+        with self._casting.decoder():
+            logits = self.system.model.decoder_logits(
+                encoded,
+                ids.to(device),
+                torch.from_numpy(prefix.lengths.astype(np.int64)).to(device),
+            )
+        logits = logits[:, :positions].float()
+        log_probs: FloatArray = torch.log_softmax(logits, dim=-1).cpu().numpy()
         return log_probs
 
     def _strings(self, encoded: Encoded) -> list[IntArray]:
@@ -145,8 +182,8 @@ class Teacher:
         return [np.asarray(string, dtype=np.int64) for string in paths]
 
 
-def info_of(system: System, index: int) -> TeacherInfo:
-    """Who a system is, as teacher `index` of a source."""
+def info_of(system: System, index: int, precision: Precision = "float32") -> TeacherInfo:
+    """Who a system is, as teacher `index` of a source that computes in `precision`."""
     return TeacherInfo(
         index=index,
         name=system.name,
@@ -162,6 +199,7 @@ def info_of(system: System, index: int) -> TeacherInfo:
         parameters=system.parameters,
         reads=system.model.reads,
         has_ctc=system.model.has_ctc,
+        precision=precision,
     )
 
 
@@ -174,11 +212,15 @@ def reader_of(system: System) -> Reader:
 
 
 def load_teachers(
-    folders: Sequence[Path], device: str = "cpu", first_index: int = 0
+    folders: Sequence[Path],
+    device: str = "cpu",
+    first_index: int = 0,
+    *,
+    computation: Computation = DEFAULT_COMPUTATION,
 ) -> list[Teacher]:
     """Load checkpoint folders; teacher i of the list has index `first_index + i`."""
     return [
-        Teacher(load_system(folder, device), index)
+        Teacher(load_system(folder, device), index, computation)
         for index, folder in enumerate(folders, start=first_index)
     ]
 

@@ -3,10 +3,12 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from kd_ray.config.data import TextColumn
+from kd_ray.config.sources import DEFAULT_COMPUTATION, Computation
 from kd_ray.speech.manifest import Utterance, write_manifest
 from kd_ray.teachers.inference import InferenceJob, ShardScorer
 from kd_ray.teachers.store import TargetStore
@@ -26,12 +28,14 @@ def temporary_store(
     column: TextColumn,
     dtype: Literal["float32", "float16"] = "float32",
     reads: TextColumn | None = None,
+    computation: Computation = DEFAULT_COMPUTATION,
 ) -> Iterator[StoreSource]:
     """Score `utterances` by the teachers in `folders`, in this process, and serve the answers.
 
-    `reads`: the column that text teachers read.
+    `reads`: the column that text teachers read. `computation`: how teachers compute.
     """
-    teachers = load_teachers(folders)
+    load = partial(load_teachers, computation=computation)
+    teachers = load(folders)
     infos = [teacher.info for teacher in teachers]
     digests = [info.digest for info in infos]
     with tempfile.TemporaryDirectory(prefix="kd-ray-store-") as temporary:
@@ -48,7 +52,7 @@ def temporary_store(
             folders=dict(zip(digests, folders, strict=True)),
             reads=reads,
         )
-        ShardScorer(job).run(_SPLIT, 0, digests, digests)
+        ShardScorer(job, load).run(_SPLIT, 0, digests, digests)
         source = StoreSource(store, utterances, column=column, teachers=digests)
         try:
             yield source

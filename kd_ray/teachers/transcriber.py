@@ -27,7 +27,7 @@ class Transcriber:
     """Transcripts of requests, each made once while the cache has room.
 
     Utterances are told apart by id and view: their audio is the same in every epoch, and the
-    recogniser does not learn.
+    recogniser does not learn. It hears the audio as it is carried: masks are not for it.
 
     Args:
         system: a recogniser that writes words.
@@ -72,6 +72,7 @@ class Transcriber:
                 f"a recogniser is to transcribe {len(utterance_ids)} utterances and the request "
                 f"carries audio of {len(waveforms)}; ask with audio, or with texts"
             )
+        view = View() if view.masks is not None else view
         audio = dict(zip(utterance_ids, waveforms, strict=True))
         found = {name: self._kept[name, view] for name in audio if (name, view) in self._kept}
         missing = [name for name in audio if name not in found]

@@ -67,6 +67,12 @@ def assert_same_signal(mine, expected):
         np.exp(mine.tokens.log_probs), np.exp(expected.tokens.log_probs), atol=1e-6
     )
     np.testing.assert_array_equal(mine.tokens.lengths, expected.tokens.lengths)
+    assert (mine.tokens.ids is None) == (expected.tokens.ids is None)
+    if expected.tokens.ids is not None:
+        np.testing.assert_array_equal(mine.tokens.ids, expected.tokens.ids)
+        np.testing.assert_allclose(
+            np.exp(mine.tokens.log_tail), np.exp(expected.tokens.log_tail), atol=1e-6
+        )
     np.testing.assert_array_equal(mine.labels.labels, expected.labels.labels)
     np.testing.assert_array_equal(mine.labels.utterance, expected.labels.utterance)
     np.testing.assert_allclose(mine.labels.weights, expected.labels.weights, atol=1e-6)

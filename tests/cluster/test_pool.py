@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
-from doubles import load_fake_teachers, request, writing_request
+from doubles import VOCABULARY, load_fake_teachers, request, writing_request
+from doubles import request as score_request
 from pool_help import FOUR, assert_same_signal, attach, is_gone, local_signal, start, stopped
 
 from kd_ray.cluster.pool import PoolSource, PoolStartError
@@ -43,6 +44,10 @@ def geometric(one):
     return dataclasses.replace(one, fusion=dataclasses.replace(one.fusion, fusing="geometric"))
 
 
+def likeliest_two(one):
+    return dataclasses.replace(one, fusion=dataclasses.replace(one.fusion, top_k=2))
+
+
 REQUESTS = [
     *[request(seed, strategy=Weighted()) for seed in range(3)],
     request(3, 5, strategy=Best()),
@@ -50,6 +55,8 @@ REQUESTS = [
     request(5, 4, strategy=Weighted(scope="batch"), prefix=True),
     geometric(request(6, strategy=Weighted())),
     geometric(request(7, 4, strategy=TopM(m=3, scale=0.1))),
+    likeliest_two(request(8, 4, strategy=Weighted())),
+    likeliest_two(request(9, 4, strategy=TopM(m=3, scale=0.1))),
 ]
 
 
@@ -85,6 +92,22 @@ def test_what_a_pool_writes_is_what_local_teachers_write(request, hosts, local):
         np.testing.assert_array_equal(mine.best.strings.lengths, expected.best.strings.lengths)
     assert source.bytes_in_flight == 0
     assert events == []
+    source.close()
+
+
+@pytest.mark.parametrize("hosts", ["one_host", "four_hosts"])
+def test_what_comes_to_the_student_holds_k_tokens_a_position(request, hosts):
+    whole, short = request_pair = score_request(30, 5), likeliest_two(score_request(30, 5))
+    source, _ = attach(request.getfixturevalue(hosts))
+    sizes = []
+    for one in request_pair:
+        before = source.edges["student"]
+        source.ask(one).result(30)
+        sizes.append(source.edges["student"] - before)
+    positions = len(whole.references.lengths) * (int(whole.references.lengths.max()) + 1)
+    each = [one.fusion.position_bytes(VOCABULARY) for one in (whole, short)]
+    assert each == [28, 20]
+    assert sizes[0] - sizes[1] == positions * (each[0] - each[1])
     source.close()
 
 

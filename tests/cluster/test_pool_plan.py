@@ -208,6 +208,20 @@ def test_a_running_job_follows_replacements_and_misses_who_was_removed():
     assert view_after(after, later, lambda *_: 1 / 0, lambda _: 1 / 0).places == (2, 3, 1)
 
 
+def test_a_running_job_is_told_of_another_precision():
+    """New hosts with the old teachers: other numbers."""
+    mine, now = view_of(address({0: 1, 1: 2}), SECTION, None), address({0: 1, 1: 2}, version=1)
+    half = tuple(dataclasses.replace(i, precision="bfloat16") for i in now.info.teachers)
+    now = dataclasses.replace(now, info=dataclasses.replace(now.info, teachers=half))
+    replaced = []
+    after = view_after(mine, now, lambda *seen: replaced.append(seen), lambda _: 1 / 0)
+    assert [info.answers_digest for _, info in replaced] == [
+        "digest-1-bfloat16", "digest-2-bfloat16"
+    ]  # fmt: skip
+    assert after.places == (0, 1)
+    view_after(after, now, lambda *_: 1 / 0, lambda _: 1 / 0)
+
+
 def test_what_goes_waits_for_clients_that_live_and_do_not_know_yet():
     book = JobBook()
     book.knows("quick", 1)

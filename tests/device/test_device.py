@@ -6,6 +6,7 @@ import tiny
 import torch
 from source_losses import request_for, rows_of, update_loss
 
+from kd_ray.config.sources import DEFAULT_COMPUTATION, Computation
 from kd_ray.core.contracts import Generate, Labels, Writing
 from kd_ray.evaluation.decode import Search, decode_utterances
 from kd_ray.evaluation.run_folder import RunFolder, read_json_lines
@@ -13,7 +14,7 @@ from kd_ray.evaluation.system import load_system
 from kd_ray.students.collective import Alone
 from kd_ray.students.session import run_session
 from kd_ray.teachers.local_source import LocalSource
-from kd_ray.teachers.teacher import load_teachers
+from kd_ray.teachers.teacher import Teacher, load_teachers
 
 pytestmark = pytest.mark.gpu
 
@@ -94,3 +95,61 @@ def test_systems_hear_the_same(tiny_root, folders, device):
         )
         heard.append({each.utterance_id: (each.ctc, each.attention) for each in hypotheses})
     assert heard[0] == heard[1]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ["recogniser", "expert"])
+def test_half_precision_keeps_its_distance(tiny_root, device, kind, precision):
+    """Against float32 on the CPU, which tests/unit/models holds against a float64 oracle."""
+    if device == "cpu" and precision == "float16":
+        pytest.skip("float16 needs a GPU")
+    half = Computation(precision=precision)
+    for folder in _of_kind(tiny_root, kind):
+        here, there = (
+            _scored(Teacher(load_system(folder, each), 0, how))
+            for each, how in (("cpu", DEFAULT_COMPUTATION), (device, half))
+        )
+        errors, divergences = [], []
+        for log_p, log_q, n in zip(here.log_probs, there.log_probs, here.positions, strict=True):
+            p, q = (np.exp(each[:n].astype(np.float64)) for each in (log_p, log_q))
+            errors.append(np.abs(p - q).mean(-1))
+            divergences.append((p * (log_p[:n] - log_q[:n])).sum(-1))
+        assert np.concatenate(errors).mean() < 3e-3
+        assert np.concatenate(divergences).mean() < 5e-4
+        assert there.log_probs.dtype == np.float32
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_compiled_teachers_say_the_same(tiny_root, device, precision, caplog):
+    for folder in _of_kind(tiny_root, "expert"):
+        plain, compiled = (
+            _scored(
+                Teacher(
+                    load_system(folder, device), 0, Computation(precision=precision, compile=each)
+                )
+            )
+            for each in (False, True)
+        )
+        tolerance = TOLERANCE if precision == "float32" else 3e-2
+        for row, n in enumerate(plain.positions):
+            mine, theirs = (np.exp(each.log_probs[row, :n]) for each in (compiled, plain))
+            np.testing.assert_allclose(mine, theirs, atol=tolerance)
+    assert "torch.compile failed" not in caplog.text
+
+
+def _of_kind(root, kind):
+    if kind == "recogniser":
+        return [root / "teachers" / f"t{number}" for number in range(2)]
+    return [root / folder for folder in tiny.make_experts(root, 2)]
+
+
+def _scored(teacher):
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([37, 60, 22, 51])
+    if teacher.info.reads == "text":
+        inputs = torch.randint(3, 9, (4, 60), generator=generator)
+    else:
+        mels = teacher.system.extractor.config.num_mels
+        inputs = torch.randn(4, 60, mels, generator=generator) * 2
+    prefix = Labels.of([[3, 4, 5, 6, 7, 3], [6], [], [4, 4, 8]])
+    return teacher.score(inputs, lengths, prefix, None, frozenset({"tokens", "labels"}))

@@ -1,5 +1,7 @@
 """One loss from three sources: local, store and (in tests/cluster) pool."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny
@@ -7,6 +9,7 @@ from source_losses import STRATEGIES, TOLERANCE, request_for, rows_of, update_lo
 
 from kd_ray.core.contracts import PROTOCOL_VERSION, TeachersInfo
 from kd_ray.core.handshake import HandshakeError, handshake
+from kd_ray.core.targets import truncate
 from kd_ray.speech.tokens import Tokens
 from kd_ray.students.materials import student_needs
 from kd_ray.teachers.local_source import LocalSource
@@ -52,6 +55,34 @@ def test_store_and_local_give_the_same_loss(tiny_root, folders, local, strategy,
             losses = [update_loss(config, tiny_root, request, signal) for signal in signals]
             assert losses[0] == pytest.approx(losses[1], abs=TOLERANCE[dtype])
             np.testing.assert_array_equal(signals[0].ctc_errors, signals[1].ctc_errors)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda each: each["type"])
+def test_k_tokens_of_the_fused_target_teach_what_the_whole_target_does(
+    tiny_root, folders, local, strategy
+):
+    """The student keeps k of them either way; sent are only those."""
+    config = tiny.distill_config(
+        "few-tokens", "teachers.txt", teachers__strategy=strategy, distillation__top_k=3
+    )
+    rows = rows_of(tiny_root)
+    where = {"root": tiny_root, "tokens": tiny_root / config.data.tokens, "column": "phones"}
+    with temporary_store(folders, rows, **where) as store:
+        short = request_for(config, tiny_root, rows[::-3])
+        whole = replace(short, fusion=replace(short.fusion, top_k=None))
+        few, stored, all_ = (
+            each.ask(one).result(60.0)
+            for each, one in ((local, short), (store, short), (local, whole))
+        )
+    assert few.tokens.log_probs.shape[-1] == 3
+    assert few.tokens.ids.dtype == np.int32
+    np.testing.assert_array_equal(few.tokens.ids, stored.tokens.ids)
+    expected = truncate(all_.tokens, 3)
+    for name in ("ids", "log_probs", "log_tail"):
+        np.testing.assert_array_equal(getattr(few.tokens, name), getattr(expected, name))
+    losses = [update_loss(config, tiny_root, short, signal) for signal in (few, stored, all_)]
+    assert losses[0] == pytest.approx(losses[1], abs=TOLERANCE["float32"])
+    assert losses[0] == losses[2]
 
 
 def test_a_request_alone_is_the_request_in_a_batch(tiny_root, local):

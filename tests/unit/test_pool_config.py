@@ -21,6 +21,9 @@ def pool(root, **changes):
         ({"batching": "per_request", "hosts": 2, "replicas": 2}, "repeat bit for bit"),
         ({"name": "shared", "hosts": 2}, "leave out hosts"),
         ({"name": "sha red"}, "name"),
+        ({"name": "shared", "precision": "bfloat16"}, "leave out precision"),
+        ({"precision": "float16"}, "'float16' needs a GPU, and gpus_per_host is 0"),
+        ({"compile": True, "memory_mib": 100}, "compiled at each visit"),
         ({"hostss": 2}, "did you mean 'hosts'"),
     ],
 )

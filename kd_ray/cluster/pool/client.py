@@ -207,8 +207,11 @@ def request_bytes(request: Request[Any], address: PoolAddress) -> int:
         prefix = request.decoder_prefix()
         positions = prefix.lengths.shape[0] * (int(prefix.lengths.max(initial=0)) + 1)
         vocabulary = max(teacher.vocabulary_size for teacher in address.info.teachers)
-        copies = len(address.hosts)
+        dense = vocabulary * np.dtype(np.float32).itemsize
+        # What several hosts keep until it is merged is dense, whatever is sent in the end.
+        hosts = len(address.hosts)
+        each = request.fusion.position_bytes(vocabulary) if hosts == 1 else hosts * dense
         if request.per_teacher:
-            copies += len(address.info.teachers)
-        answered = copies * positions * vocabulary * np.dtype(np.float32).itemsize
+            each += len(address.info.teachers) * dense
+        answered = positions * each
     return int(sent + answered)

@@ -64,6 +64,7 @@ class HostProcess:
                 indices,
                 device=device,
                 max_bytes=None if memory_mib is None else int(memory_mib * _MIB),
+                computation=settings,
             )
         else:
             residents = AllLoaded(

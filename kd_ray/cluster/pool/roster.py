@@ -169,7 +169,7 @@ class Roster:
         for info in arrival.infos:
             for number in self.address.numbers([info.index]):
                 mine = self.address.info.teachers
-                if mine[number].digest != info.digest:
+                if mine[number].answers_digest != info.answers_digest:
                     new = dataclasses.replace(info, index=number)
                     teachers = (*mine[:number], new, *mine[number + 1 :])
                     own = dataclasses.replace(self.address.info, teachers=teachers)

@@ -75,7 +75,9 @@ def view_after(
         old = place = mine.place(info.index)
         while place in now.replaced:
             place = now.replaced[place]
-        if place != old and place in there:
+        # Another precision under the old name: other numbers, which the job should know of.
+        moved = place != old or (place in there and there[place].precision != info.precision)
+        if moved and place in there:
             info = dataclasses.replace(there[place], index=info.index)
             on_replaced(info.index, info)
         elif place not in there and _lives(mine, old):

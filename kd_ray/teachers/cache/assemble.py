@@ -4,7 +4,7 @@ How a host asks its teachers, with a cache between:
 
     keys = row_keys(request, "speech")
     found = {
-        index: find(teacher.info.digest, request, keys, memory=cache, job=job)
+        index: find(teacher.info.answers_digest, request, keys, memory=cache, job=job)
         for index, teacher in teachers.items()
     }
     made = needed(found.values())        # rows that somebody must compute
@@ -16,7 +16,7 @@ How a host asks its teachers, with a cache between:
         if mine.missing:
             works = mine.works(request, inputs, made, max_utterances)
             fresh = join_rows([... one forward pass for each of works ...])
-            cache.put_rows(teacher.info.digest, [keys[row] for row in mine.missing], fresh)
+            cache.put_rows(teacher.info.answers_digest, [keys[row] for row in mine.missing], fresh)
         output = mine.whole(fresh, index)
 
 Shapes: B utterances.
@@ -177,14 +177,17 @@ def take_request(request: Score | Generate, rows: Sequence[int]) -> Score | Gene
 
 
 def _only(request: Score | Generate, rows: Sequence[int]) -> Score | Generate:
-    """Ids, prefixes and references of some rows, without what teachers hear or read."""
+    """Ids, view, prefixes and references of some rows, without what teachers hear or read."""
     ids = tuple(request.utterance_ids[row] for row in rows)
-    prefix = _take(request.prefix, rows)
+    view, prefix = request.view.take(rows), _take(request.prefix, rows)
     if isinstance(request, Generate):
-        return replace(request, utterance_ids=ids, audio=Audio.of([]), texts=None, prefix=prefix)
+        return replace(
+            request, utterance_ids=ids, view=view, audio=Audio.of([]), texts=None, prefix=prefix
+        )
     return replace(
         request,
         utterance_ids=ids,
+        view=view,
         audio=Audio.of([]),
         texts=None,
         prefix=prefix,

@@ -148,7 +148,7 @@ def _lay_tokens(rows: Sequence[TokenRow]) -> TokenTarget:
     return TokenTarget(
         log_probs=pad([row.log_probs for row in rows], rows[0].log_probs.dtype),
         lengths=np.array([len(row.log_probs) for row in rows], dtype=np.int64),
-        ids=pad(ids, np.dtype(np.int64)) if ids else None,
+        ids=pad(ids, np.dtype(np.int32)) if ids else None,
         log_tail=pad(tails, tails[0].dtype) if tails else None,
     )
 

@@ -16,7 +16,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_ray.core.contracts import Generate, Labels, Score, View, Writing
+from kd_ray.core.contracts import Generate, Labels, Masks, Score, View, Writing
 from kd_ray.core.targets import IntArray
 
 DIGEST_BYTES: Final = 16
@@ -74,6 +74,8 @@ def row_keys(
         _add(hasher, None if read is None else read[row].encode("utf-8", "surrogatepass"))
         _add(hasher, _ids(before))
         _add(hasher, None if reference is None else _ids(reference))
+        if heard is not None and request.view.masks is not None:
+            _add(hasher, _masks(request.view.masks, row))
         keys.append(hasher.digest() + code)
     return tuple(keys)
 
@@ -184,6 +186,12 @@ def _add(hasher: "hashlib.blake2b", part: bytes | memoryview | None) -> None:
 
 def _view(view: View) -> bytes:
     return json.dumps([view.name, view.seed]).encode()
+
+
+def _masks(masks: Masks, row: int) -> bytes:
+    """What of a row is masked; masks that cover nothing say nothing."""
+    spans = [each[row][each[row, :, 0] < each[row, :, 1]] for each in (masks.times_s, masks.mels)]
+    return json.dumps([each.tolist() for each in spans]).encode()
 
 
 def _writing(writing: Writing) -> bytes:

@@ -60,6 +60,7 @@ class StoreLevel:
         self._split = split
         self._shards = store.shards(split)
         self._shard_of = {name: shard.index for shard in self._shards for name in shard.ids}
+        self._digests = {info.answers_digest: info.digest for info in store.teachers}
         self._missing: set[tuple[str, int]] = set()
         self._jobs: dict[str, Lookups] = {}
         self._lock = threading.Lock()
@@ -75,7 +76,7 @@ class StoreLevel:
         """What the store has of a teacher for rows of a request; None where it must be asked.
 
         Args:
-            teacher: digest.
+            teacher: `TeacherInfo.answers_digest`.
             request: as it came.
             data: `data_digest` of the job that asks.
             rows: numbers of the request's utterances; None: all.
@@ -86,8 +87,9 @@ class StoreLevel:
         """
         asked = range(len(request.utterance_ids)) if rows is None else rows
         found: dict[int, ScoredRow] = {}
-        if isinstance(request, Score) and self._speaks_of(teacher, request, data):
-            found = self._read(teacher, request, asked)
+        digest = self._digests.get(teacher)
+        if isinstance(request, Score) and digest and self._speaks_of(digest, request, data):
+            found = self._read(digest, request, asked)
         with self._lock:
             now = Lookups(len(found), len(asked) - len(found))
             self._jobs[job] = self._jobs.get(job, Lookups()) + now
@@ -104,11 +106,10 @@ class StoreLevel:
     def _speaks_of(self, teacher: str, request: Score, data: str) -> bool:
         """Whether the store can have anything for such a request."""
         index = self._store.index
-        # What text teachers read is no part of the data digest.
-        known = teacher in index.digests and self._store.teacher(teacher).reads == "speech"
         rounds = request.fusion.dtype == "float16" and not request.per_teacher
         return (
-            known
+            # What text teachers read is no part of the data digest.
+            self._store.teacher(teacher).reads == "speech"
             and data == index.splits[self._split].data_digest
             and request.view.name == View().name
             and (index.dtype == "float32" or rounds or "tokens" not in request.wanted)

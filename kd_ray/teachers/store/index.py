@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError
 from kd_ray import __version__
 from kd_ray.config.base import Section
 from kd_ray.config.data import TextColumn
+from kd_ray.config.sources import Precision
 from kd_ray.core.contracts import TeacherInfo
 from kd_ray.teachers.store.files import StoreError, write_atomically
 
@@ -62,6 +63,8 @@ class StoreIndex(Section):
     blank: int
     bos: int
     eos: int
+    precision: Precision = "float32"
+    """In which the teachers computed."""
     dtype: Literal["float32", "float16"]
     top_k: int | None
     teachers: tuple[TeacherInfo, ...]

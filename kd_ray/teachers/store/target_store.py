@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from kd_ray.speech.manifest import Utterance
 
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_SHARED = ("tokens_digest", "vocabulary_size", "blank", "bos", "eos")
+_SHARED = ("tokens_digest", "vocabulary_size", "blank", "bos", "eos", "precision")
 """What all teachers of a store must agree on."""
 
 
@@ -132,7 +132,7 @@ class TargetStore(Catalogue):
         """Create the store, or continue it if it exists; teachers it does not know are appended.
 
         Raises:
-            StoreError: the store was made with another dtype, top k or tokens.
+            StoreError: the store was made with another dtype, top k, precision or tokens.
         """
         if not (folder / INDEX_NAME).exists():
             return cls.create(folder, teachers, dtype=dtype, top_k=top_k)
@@ -324,7 +324,11 @@ class TargetStore(Catalogue):
 
 
 def _joined(index: StoreIndex, teachers: Sequence[TeacherInfo]) -> tuple[TeacherInfo, ...]:
-    """The store's teachers and behind them the new ones; `StoreError` for other tokens."""
+    """The store's teachers and behind them the new ones.
+
+    Raises:
+        StoreError: other tokens, or another precision.
+    """
     known = list(index.teachers)
     for info in teachers:
         for name in _SHARED:
@@ -332,7 +336,8 @@ def _joined(index: StoreIndex, teachers: Sequence[TeacherInfo]) -> tuple[Teacher
             if mine != theirs:
                 raise StoreError(
                     f"teacher {info.name} ({info.folder}) has {name} {theirs}, the store has "
-                    f"{mine}; teachers with other tokens need a store of their own."
+                    f"{mine}; teachers with other tokens, or of another precision, need a store "
+                    "of their own."
                 )
         if info.digest not in {held.digest for held in known}:
             known.append(replace(info, index=len(known)))

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kd_ray.core.targets import TokenTarget, pad_labels, truncate
 
@@ -37,6 +39,17 @@ def test_keeping_all_leaves_no_tail(k):
 def test_equal_probabilities_keep_the_lowest_ids():
     target = TokenTarget(np.log(np.full((1, 1, 4), 0.25)), np.array([1]))
     assert truncate(target, 2).ids.tolist() == [[[0, 1]]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 4))
+def test_ties_or_not_the_kept_are_the_first_of_a_stable_sort(seed, k, levels):
+    rng = np.random.default_rng(seed)
+    values = rng.choice(np.append(-rng.random(levels), -np.inf), (2, 3, 8)).astype(np.float32)
+    sparse = truncate(TokenTarget(values, np.array([3, 3])), k)
+    order = np.argsort(-values, axis=-1, kind="stable")[..., :k]
+    np.testing.assert_array_equal(sparse.ids, order)
+    np.testing.assert_array_equal(sparse.log_probs, np.take_along_axis(values, order, axis=-1))
 
 
 def test_what_cannot_be_truncated_is_refused():

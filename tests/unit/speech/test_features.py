@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from kd_ray.config.data import LogMel, SpecAugment
-from kd_ray.speech.features import LogMelExtractor, front_end_digest, spec_augment
+from kd_ray.speech.features import LogMelExtractor, front_end_digest
+from kd_ray.speech.spec_augment import spec_augment
 
 
 def _signal(samples: int, seed: int = 0) -> NDArray[np.int16]:

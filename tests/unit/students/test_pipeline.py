@@ -67,7 +67,7 @@ def make(data, source=None, *, lookahead=1, rank=0, world=1, accumulation=1, tot
         world=world,
         accumulation=accumulation,
         source=source,
-        request=lambda batch, items: batch.utterance_ids,
+        request=lambda batch, items, epoch: batch.utterance_ids,
         with_audio=False,
     )
 

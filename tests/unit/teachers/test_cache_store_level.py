@@ -91,6 +91,15 @@ def test_a_float16_store_answers_those_who_round(tmp_path):
     assert None not in level.get_rows(D[0], ask(wanted=frozenset({"labels"})), DATA)
 
 
+def test_a_store_of_another_precision_goes_by_that_name_only(tmp_path):
+    store = filled_store(tmp_path / "store", precision="bfloat16")
+    level = StoreLevel(store, "train")
+    teacher = store.teacher(D[0])
+    assert teacher.answers_digest == f"{D[0]}-bfloat16"
+    assert level.get_rows(D[0], ask(), DATA) == [None] * 4
+    assert None not in level.get_rows(teacher.answers_digest, ask(), DATA)
+
+
 def test_a_store_of_top_k_and_an_unknown_split_are_refused(tmp_path):
     store = filled_store(tmp_path / "store", top_k=4)
     with pytest.raises(ValueError, match="keeps the 4 likeliest"):

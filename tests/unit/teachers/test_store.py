@@ -300,9 +300,10 @@ def test_appended_teacher_gets_the_next_index_and_only_its_shards_are_missing(tm
         ({"tokens_digest": "other"}, "tokens_digest other"),
         ({"vocabulary_size": 12}, "vocabulary_size 12"),
         ({"eos": 3}, "eos 3"),
+        ({"precision": "bfloat16"}, "precision bfloat16, the store has float32"),
     ],
 )
-def test_a_teacher_with_other_tokens_is_refused(tmp_path, change, message):
+def test_a_teacher_with_other_tokens_or_precision_is_refused(tmp_path, change, message):
     store = filled_store(tmp_path / "store", teachers=1)
     with pytest.raises(StoreError, match=message):
         store.append_teacher(info(5, **change))
@@ -316,6 +317,28 @@ def test_prepare_refuses_other_settings_by_name(tmp_path):
         TargetStore.prepare(tmp_path / "store", [info(0)], dtype="float16", top_k=4)
     with pytest.raises(StoreError, match="already"):
         TargetStore.create(tmp_path / "store", [info(0)])
+
+
+def test_a_store_is_of_one_precision(tmp_path):
+    """The same teachers in another one are not those that it knows."""
+    folder = tmp_path / "store"
+    store = TargetStore.prepare(folder, [info(0, precision="bfloat16")])
+    assert (store.index.precision, store.teacher(D[0]).precision) == ("bfloat16",) * 2
+    assert TargetStore.open(folder).index.teachers == store.index.teachers
+    with pytest.raises(StoreError, match="precision float32, the store has bfloat16"):
+        TargetStore.prepare(folder, [info(0)])
+
+
+def test_stores_that_say_no_precision_are_of_float32(tmp_path):
+    filled_store(tmp_path / "store")
+    path = tmp_path / "store" / "store.json"
+    said = json.loads(path.read_text())
+    assert said.pop("precision") == "float32"
+    for teacher in said["teachers"]:
+        del teacher["precision"]
+    path.write_text(json.dumps(said))
+    again = TargetStore.prepare(tmp_path / "store", [info(0)])
+    assert again.index.precision == again.teacher(D[0]).precision == "float32"
 
 
 @pytest.mark.parametrize("top_k", [0, VOCABULARY, VOCABULARY + 1])

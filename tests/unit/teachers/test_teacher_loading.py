@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 
+from kd_ray.config.sources import Computation
 from kd_ray.core.contracts import Labels
 from kd_ray.evaluation.system import load_system
 from kd_ray.models.checkpoint import CheckpointError
@@ -47,6 +48,17 @@ def test_a_card_says_what_loading_would(folders):
         card = card_of(folder, index, blueprints)
         assert card.info == info_of(load_system(folder), index)
         assert 0 < card.weight_bytes < (folder / "model.safetensors").stat().st_size
+
+
+def test_cards_and_loaded_teachers_know_their_precision(folders):
+    half = Computation(precision="bfloat16")
+    card = card_of(folders[0], 0, precision="bfloat16")
+    loaded = CheckpointLoader(computation=half)(card, "cpu")
+    assert loaded.info == card.info == Teacher(load_system(folders[0]), 0, half).info
+    assert card.info.answers_digest == f"{card.info.digest}-bfloat16"
+    plain = Teacher(load_system(folders[0]), 0)
+    assert plain.info.answers_digest == plain.info.digest == card.info.digest
+    assert np.abs(score(loaded) - score(plain)).max() > 1e-6
 
 
 @pytest.mark.parametrize("warm", [None, WarmStore(1 << 30), WarmStore(1)])
