@@ -102,7 +102,7 @@ def spec_of(config: PoolConfig, root: Path) -> PoolSpec:
     section = config.teachers.recognizer
     recognizer = None if section is None else TranscriberSpec(root / section.system, section)
     return PoolSpec(
-        config,
+        config.model_copy(update={"hosts": config.hosts.at(root)}),
         tuple(map(str, folders)),
         recognizer,
         digests=tuple(card.info.digest for card in cards),
