@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 import pytest
 from doubles import FakeTeacher, request, writing_request
+from store_doubles import store_answers
 
 from kd_ray.config.strategies import (
     Average,
@@ -21,13 +22,11 @@ from kd_ray.config.strategies import (
 )
 from kd_ray.core import strategies
 from kd_ray.core.contracts import Audio, Fusion, Labels
-from kd_ray.speech.features import LogMelExtractor
 from kd_ray.speech.manifest import Utterance
 from kd_ray.teachers.answers import Call, fuse, merge_partials
-from kd_ray.teachers.cache import data_digest
 from kd_ray.teachers.host import TeacherHost
 from kd_ray.teachers.remembering import Memory
-from kd_ray.teachers.store import TargetStore, rows_of
+from kd_ray.teachers.store import TargetStore
 
 MIB = 1 << 20
 SEEDS = (1, 2, 3, 4)
@@ -269,26 +268,7 @@ def test_strings_that_teachers_write_are_no_fused_rows():
 def stored(tmp_path):
     """A target store of what two of the teachers say to a request, that request, and its data."""
     one = request(7, 6)
-    references = one.references.strings()
-    words = "abcdefg"
-    rows = [
-        Utterance(
-            id=name, audio=f"{name}.wav", phones=" ".join(words[token] for token in string.tolist())
-        )
-        for name, string in zip(one.utterance_ids, references, strict=True)
-    ]
-    known = teachers(SEEDS[:2])
-    store = TargetStore.create(tmp_path / "store", [teacher.info for teacher in known])
-    store.plan("train", rows, 4, column="phones")
-    for teacher in known:
-        for shard in store.missing("train", teacher.info.digest):
-            part = part_of(one, [one.utterance_ids.index(name) for name in shard.ids])
-            inputs, lengths = LogMelExtractor(teacher.front_end)(part.audio.waveforms())
-            said = teacher.score(inputs, lengths, part.references, part.references, part.wanted)
-            store.write_shard(
-                "train", teacher.info.digest, shard.index, rows_of(shard.ids, said, part.references)
-            )
-    return store.folder, one, data_digest("any", rows, "phones")
+    return tmp_path / "store", one, store_answers(tmp_path / "store", one, teachers(SEEDS[:2]))
 
 
 @pytest.mark.parametrize("strategy", [*BY_UTTERANCE, *BY_BATCH], ids=repr)
