@@ -189,7 +189,7 @@ class FusedCache:
         num_teachers: int,
         teachers: Sequence[str],
         keys: Sequence[bytes],
-        rows: Sequence[FusedRow] | Sequence[PartialRow],
+        rows: Sequence[FusedRow | PartialRow],
     ) -> None:
         digest = fusion_digest(fusion)
         if looks_at_batches(fusion, num_teachers):
