@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from doubles import FakeTeacher, load_fake_teachers, request
+from doubles import load_fake_teachers, request
 from pool_help import FOUR, assert_same_signal, local_signal
 from store_doubles import store_answers
 
@@ -71,8 +71,7 @@ def test_hosts_remember_what_they_fused_for_whoever_comes_later():
 
 def test_a_target_store_answers_jobs_that_read_its_data(tmp_path):
     one = request(7, 6, strategy=Best())
-    known = [FakeTeacher(seed) for seed in (1, 2, 3, 4)]
-    data = store_answers(tmp_path / "store", one, known)
+    data = store_answers(tmp_path / "store", one, load_fake_teachers(FOUR, "cpu"))
     with pool("stored", hosts=2, cache_store=str(tmp_path / "store")):
         with job("stored", "reader", data=data) as source:
             assert source.address.stored_data == (data,)
