@@ -7,9 +7,10 @@ import numpy as np
 import soundfile
 from doubles import FakeTeacher, load_fake_teachers
 
-from kd_ray.core.contracts import Labels, TeacherInfo, TeacherOutput
+from kd_ray.core.contracts import Labels, Score, TeacherInfo, TeacherOutput
 from kd_ray.speech.manifest import Utterance, write_manifest
 from kd_ray.speech.tokens import Tokens
+from kd_ray.teachers.cache import data_digest, take_request
 from kd_ray.teachers.inference import InferenceJob
 from kd_ray.teachers.store import TargetStore, rows_of
 
@@ -93,6 +94,26 @@ def filled_store(
     store.plan("train", utterances(count), shard, column="phones")
     fill(store, "train")
     return store
+
+
+def store_answers(folder, one: Score, teachers: list[FakeTeacher]) -> str:
+    """A store of what made-up teachers say to a request along its references; its data digest."""
+    references = one.references.strings()
+    made = [
+        Utterance(id=name, audio=f"{name}.wav", phones=" ".join(map(str, string.tolist())))
+        for name, string in zip(one.utterance_ids, references, strict=True)
+    ]
+    store = TargetStore.create(folder, [teacher.info for teacher in teachers])
+    store.plan("train", made, 4, column="phones")
+    for teacher in teachers:
+        for shard in store.missing("train", teacher.info.digest):
+            part = take_request(one, [one.utterance_ids.index(name) for name in shard.ids])
+            inputs, lengths = teacher.reader(part.audio.waveforms(), None)
+            said = teacher.score(inputs, lengths, part.references, part.references, part.wanted)
+            store.write_shard(
+                "train", teacher.info.digest, shard.index, rows_of(shard.ids, said, part.references)
+            )
+    return data_digest("any", made, "phones")
 
 
 def inference_job(folder, *, seeds=("1", "2", "3"), count=10, shard=4, **settings) -> InferenceJob:

@@ -37,6 +37,7 @@ from kd_ray.speech.tokens import Tokens
 from kd_ray.students.collective import Alone, Collective, ProcessGroup
 from kd_ray.students.materials import read_split, student_needs
 from kd_ray.students.session import run_session
+from kd_ray.teachers.cache import manifest_digest
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.store import TargetStore
 from kd_ray.teachers.store_source import StoreSource
@@ -193,13 +194,28 @@ def open_source(
         )
     if isinstance(section, PoolSection):
         assert job.pool is not None
-        return PoolSource(job.pool, on_event=on_event, job=config.name)
+        data = _stored_data(config, job.root, job.pool)
+        return PoolSource(job.pool, on_event=on_event, job=config.name, data=data)
     assert folders is not None
     return LocalSource(
         load_teachers(folders, str(device), computation=section),
         on_event=on_event,
         transcriber=load_transcriber(transcriber_spec(config.teachers, job.root), str(device)),
     )
+
+
+def _stored_data(config: DistillConfig, root: Path, pool: PoolAddress) -> str:
+    """Digest of the training data, if the pool has a target store of it; else empty."""
+    if not pool.stored_data:
+        return ""
+    digest = manifest_digest(root / config.data.train, config.data.column)
+    if digest in pool.stored_data:
+        return digest
+    logger.info(
+        "the pool's target store was made of other data than %s: teachers answer themselves",
+        config.data.train,
+    )
+    return ""
 
 
 def _start_pool(
@@ -222,7 +238,7 @@ def _start_pool(
     tell: Callable[..., None] = run.event
     pool = TeacherPool.start(
         folders,
-        section,
+        section.at(root),
         recognizer=transcriber_spec(config.teachers, root),
         on_event=tell,
     )

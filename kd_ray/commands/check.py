@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kd_ray.commands.estimates import estimate_caches, estimate_signals
 from kd_ray.commands.recipe import load_task
 from kd_ray.commands.study import study_jobs
 from kd_ray.commands.train_teachers import teacher_configs
@@ -35,6 +36,7 @@ from kd_ray.speech.manifest import Utterance, read_manifest
 from kd_ray.speech.tokens import Tokens
 from kd_ray.students.materials import read_split, student_needs
 from kd_ray.students.requests import strategy_of
+from kd_ray.teachers.cache import StoreLevel, manifest_digest, open_levels
 from kd_ray.teachers.cards import Blueprints, card_of
 from kd_ray.teachers.policies import deal
 from kd_ray.teachers.store import TargetStore, estimate_bytes
@@ -45,7 +47,6 @@ from kd_ray.teachers.transcriber import TranscriberSpec, load_transcriber, trans
 logger = logging.getLogger(__name__)
 
 _MIB = 2**20
-_SAMPLE_BYTES_PER_S = 32_000
 
 
 @dataclass
@@ -141,6 +142,8 @@ def _check_pool(config: PoolConfig, root: Path, found: Findings) -> None:
     if hosts.memory_mib is not None and fullest > hosts.memory_mib * _MIB:
         note += f", of which {hosts.memory_mib:g} MiB are loaded at a time (memory_mib)"
     found.notes.append(note)
+    if hosts.cache_store is not None:
+        found.attempt(open_levels, root / hosts.cache_store)
 
 
 def _front_end(model: Model) -> object:
@@ -218,7 +221,10 @@ def _check_distill(config: DistillConfig, root: Path, found: Findings) -> None:
     if store is not None:
         found.attempt(_check_coverage, store, train, infos, config)
         found.attempt(check_fusing, store, config.distillation.fusing)
-    found.notes.append(_estimates(config, tokens, train, len(infos), hosts))
+    found.notes.append(estimate_signals(config, tokens, train, len(infos), hosts))
+    if isinstance(source, PoolSource):
+        found.notes += estimate_caches(config, source, tokens, train, len(infos))
+        _check_caches(config, source, infos, root, found)
 
 
 def _describe_teachers(spec: str | tuple[str, ...], root: Path) -> list[TeacherInfo]:
@@ -244,23 +250,31 @@ def _check_coverage(
     store.require(split, ids, [info.digest for info in infos])
 
 
-def _estimates(
-    config: DistillConfig, tokens: Tokens, train: list[Utterance], teachers: int, hosts: int
-) -> str:
-    lengths = [len(tokens.encode(row.text(config.data.column) or "")) + 1 for row in train]
-    positions = sum(lengths) / len(lengths)
-    stored = estimate_bytes(
-        utterances=len(train), positions=positions, vocabulary_size=len(tokens), teachers=teachers
-    )
-    batch = config.data.batches.batch_size
-    longest_s = max(row.duration_s or 0.0 for row in train)
-    audio = batch * longest_s * _SAMPLE_BYTES_PER_S
-    answers = max(1, hosts) * batch * max(lengths) * len(tokens) * 4
-    flying = (config.training.lookahead + 1) * (audio + answers)
-    return (
-        f"a store of these {teachers} teachers takes about {stored / _MIB:.0f} MiB (float32); "
-        f"signals in flight take at most {flying / _MIB:.1f} MiB of the object store"
-    )
+def _check_caches(
+    config: DistillConfig,
+    source: PoolSource,
+    infos: list[TeacherInfo],
+    root: Path,
+    found: Findings,
+) -> None:
+    """Whether the target store of this job's hosts has anything for it."""
+    if source.cache_store is None:
+        return
+    levels: dict[str, StoreLevel] | None = found.attempt(open_levels, root / source.cache_store)
+    if levels is None:
+        return
+    level = levels.get(manifest_digest(root / config.data.train, config.data.column))
+    if level is None:
+        found.notes.append(
+            f"cache_store: {source.cache_store} was made of other data than {config.data.train}, "
+            "and answers nothing"
+        )
+    else:
+        known = level.count_teachers(info.digest for info in infos)
+        found.notes.append(
+            f"cache_store: {source.cache_store} was made of {config.data.train}, and knows "
+            f"{known} of the {len(infos)} teachers"
+        )
 
 
 def _check_workers(workers: Workers, more_cpus: float, more_gpus: float, found: Findings) -> None:

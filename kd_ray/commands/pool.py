@@ -13,6 +13,7 @@ from kd_ray.cluster.pool.plan import PoolSpec
 from kd_ray.commands.pool_status import as_plain, show
 from kd_ray.config.pool import PoolConfig
 from kd_ray.evaluation.system import read_teacher_list
+from kd_ray.teachers.cache import open_levels
 from kd_ray.teachers.cards import Blueprints, card_of
 from kd_ray.teachers.transcriber import TranscriberSpec
 
@@ -95,14 +96,18 @@ def spec_of(config: PoolConfig, root: Path) -> PoolSpec:
 
     Raises:
         CheckpointError, UnusableSystem: a teacher's folder is broken.
+        StoreError, ValueError: so is `hosts.cache_store`, or it keeps the top k only.
     """
+    hosts = config.hosts.at(root)
+    if hosts.cache_store is not None:
+        open_levels(Path(hosts.cache_store))
     folders = read_teacher_list(config.teachers.list, root)
     blueprints = Blueprints()
     cards = [card_of(folder, index, blueprints) for index, folder in enumerate(folders)]
     section = config.teachers.recognizer
     recognizer = None if section is None else TranscriberSpec(root / section.system, section)
     return PoolSpec(
-        config,
+        config.model_copy(update={"hosts": hosts}),
         tuple(map(str, folders)),
         recognizer,
         digests=tuple(card.info.digest for card in cards),

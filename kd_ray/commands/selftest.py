@@ -152,7 +152,7 @@ def _local(folder: Path) -> Iterator[TeacherSource]:
 def _pool(config: DistillConfig, folder: Path) -> Iterator[TeacherSource]:
     section = config.teachers.source
     settings = section if isinstance(section, PoolSection) else PoolSection()
-    settings = settings.model_copy(update={"hosts": 1})
+    settings = settings.model_copy(update={"hosts": 1, "cache_store": None})
     with ensure_ray(cpus=2), TeacherPool.start([folder], settings) as pool:
         source = PoolSource(pool.address)
         try:

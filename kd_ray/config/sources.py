@@ -1,5 +1,6 @@
 """Where teacher signals come from: the process itself, a store, or a pool."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -61,9 +62,20 @@ class HostSettings(Computation):
     memory_mib: float | None = Field(None, gt=0)
     """Of a host, for teachers' weights; where they need more, teachers are loaded by turns; null:
     all are loaded."""
+    warm_mib: float = Field(0.0, ge=0)
+    """Of a host, with `memory_mib`: copies of weights in main memory between visits, for storage
+    that is slow; 0: they are read from the mapped files, which hosts of a node share."""
     cache_mib: float = Field(0.0, ge=0)
     """Of a host, for what its teachers said: another strategy, temperature or epoch over the same
     prefixes then costs no computation; 0: nothing is remembered."""
+    fused_cache_mib: float = Field(0.0, ge=0)
+    """Of a host, for what was fused of it, where the rows of all teachers do not fit: another epoch
+    or job with the same strategy then costs no computation; 0: nothing is remembered."""
+    cache_store: str | None = None
+    """Folder of a target store, whose rows answer jobs that read the data it was made of; null:
+    none."""
+    max_job_mib: float = Field(2048.0, gt=0)
+    """Of a host, for the open requests of one job; further ones wait until there is room."""
     start_timeout_s: float = Field(300.0, gt=0)
     """Longest wait for a host to load its teachers."""
     hung_after_s: float = Field(30.0, gt=2)
@@ -74,12 +86,13 @@ class HostSettings(Computation):
 
     @model_validator(mode="after")
     def _repeats_are_exact(self) -> Self:
-        if self.batching == "per_request" and (self.cache_mib or self.replicas > 1):
+        caches = self.cache_mib or self.fused_cache_mib
+        if self.batching == "per_request" and (caches or self.replicas > 1):
             raise ValueError(
                 "batching 'per_request' promises answers that repeat bit for bit, which rows that "
-                f"were computed in other batches (cache_mib {self.cache_mib:g}) or on whichever "
-                f"host is free (replicas {self.replicas}) do not; take batching 'timed', or leave "
-                "them out"
+                f"were computed in other batches (cache_mib {self.cache_mib:g}, fused_cache_mib "
+                f"{self.fused_cache_mib:g}) or on whichever host is free (replicas "
+                f"{self.replicas}) do not; take batching 'timed', or leave them out"
             )
         return self
 
@@ -96,6 +109,21 @@ class HostSettings(Computation):
                 "would be compiled at each visit; leave out one of the two"
             )
         return self
+
+    @model_validator(mode="after")
+    def _weights_go_before_they_come_back(self) -> Self:
+        if self.warm_mib and self.memory_mib is None:
+            raise ValueError(
+                f"warm_mib {self.warm_mib:g} keeps weights of teachers that take turns, and "
+                "memory_mib is null: all are loaded and stay; set memory_mib, or leave out warm_mib"
+            )
+        return self
+
+    def at(self, root: Path) -> Self:
+        """With paths that begin at `root`."""
+        if self.cache_store is None:
+            return self
+        return self.model_copy(update={"cache_store": str(root / self.cache_store)})
 
     @model_validator(mode="after")
     def _replicas_have_hosts(self) -> Self:
@@ -126,6 +154,8 @@ class PoolSource(HostSettings):
     max_bytes_in_flight_mib: float = Field(256.0, gt=0)
     weight: float = Field(1.0, gt=0)
     """This job's share of busy hosts, where several jobs share a pool."""
+    priority: int = 0
+    """Of this job's requests: higher ones go first where hosts are busy (a search's trials: -1)."""
 
     @model_validator(mode="after")
     def _hosts_are_somebody_elses(self) -> Self:

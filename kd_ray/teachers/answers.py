@@ -73,6 +73,9 @@ class Call:
     weight: float = 1.0
     """The job's share where hosts are busy, against 1 of others."""
     finish: bool = False
+    data: str = ""
+    """Digest of the data that utterance ids are of, for hosts with a target store; empty: no
+    rows of a store are meant."""
 
 
 def check_request(request: Request[Any], num_teachers: int) -> None:

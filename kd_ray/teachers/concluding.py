@@ -33,7 +33,6 @@ def conclude(
     *,
     num_teachers: int,
     quarantined: Mapping[int, str],
-    transcription_s: float = 0.0,
 ) -> HostAnswer:
     """Fuse what a host's teachers said, numbered as the asking job does.
 
@@ -44,7 +43,6 @@ def conclude(
         done: what those said that answered.
         num_teachers: of the job.
         quarantined: teachers of the host that are no longer asked, by index in the pool.
-        transcription_s: what it took to hear the text that they read.
     """
     outputs = [_renumbered(each.output, numbers) for each in done]
     scored = tuple(each for each in outputs if isinstance(each, TeacherOutput))
@@ -66,7 +64,7 @@ def conclude(
         quarantined={
             called: quarantined[index] for index, called in numbers.items() if index in quarantined
         },
-        teacher_s=transcription_s + sum(each.seconds for each in done),
+        teacher_s=sum(each.seconds for each in done),
         outputs=tuple(outputs) if request.per_teacher else (),
         fused=fused,
         known_rows=sum(each.known for each in done),

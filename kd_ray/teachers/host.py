@@ -18,14 +18,16 @@ import numpy as np
 
 from kd_ray.core import strategies
 from kd_ray.core.contracts import Generate, Labels, Score, TeacherInfo, Writing
+from kd_ray.teachers.admission import JobGate, held_bytes
 from kd_ray.teachers.answers import Call, HostAnswer, check_request, merge_partials
 from kd_ray.teachers.batching import Clock, LoopClock, MicroBatcher, Ready
+from kd_ray.teachers.budgets import JobBudgets
 from kd_ray.teachers.cache import take_request
 from kd_ray.teachers.concluding import Done, conclude, finish_partials
 from kd_ray.teachers.costs import Costs, JobCost
-from kd_ray.teachers.host_state import HostStatus, Known, Opened, Queue, Scoring
+from kd_ray.teachers.host_state import Asked, HostStatus, Known, Opened, Queue, Scoring
 from kd_ray.teachers.readers import Inputs, Reader
-from kd_ray.teachers.remembering import Memory
+from kd_ray.teachers.remembering import Memory, Recalled
 from kd_ray.teachers.residency import LoadFailed
 from kd_ray.teachers.residents import AllLoaded, Residents, ScoringTeacher
 from kd_ray.teachers.rows import (
@@ -72,7 +74,9 @@ class TeacherHost:
         max_batch_frames: padded area of one forward pass, utterances times the longest (frames,
             or source tokens of text teachers); None: any.
         batch_wait_ms: longest wait for companions; none while the host is idle.
-        cache_bytes: for teachers' outputs, so that nothing is computed twice; 0: none.
+        memory: of what teachers said; None: none.
+        max_job_bytes: that open requests of one job may hold; more of them wait.
+        patience_s: work that has waited longer counts as of the highest priority that waits.
         window: requests that may still join the visit of a teacher, where teachers take turns.
         transcriber: writes what text teachers read, where a request carries no texts.
         clock: of the micro-batcher.
@@ -88,7 +92,9 @@ class TeacherHost:
         max_batch_utterances: int = 32,
         max_batch_frames: int | None = None,
         batch_wait_ms: float = 2.0,
-        cache_bytes: int = 0,
+        memory: Memory | None = None,
+        max_job_bytes: int = 2 << 30,
+        patience_s: float = 15.0,
         window: int = 8,
         transcriber: Transcriber | None = None,
         clock: Clock | None = None,
@@ -108,7 +114,8 @@ class TeacherHost:
         self._clock: Clock = clock or LoopClock()
         self._readers: dict[str, Reader] = {}
         self._transcriber = transcriber
-        self._memory = Memory(cache_bytes)
+        self._memory = Memory() if memory is None else memory
+        self._gate = JobGate(JobBudgets(max_job_bytes), self._clock)
         self._quarantined: dict[int, str] = {}
         # The order of visits counts pieces of work, of which a request makes one per teacher.
         self._sweep = Sweep(window * len(self._infos)) if self._residents.pages else None
@@ -116,12 +123,15 @@ class TeacherHost:
             self._pass,
             max_size=max_batch_utterances,
             max_padded=max_batch_frames,
+            patience_s=patience_s,
             choose=None if self._sweep is None else self._choose,
             clock=self._clock,
         )
         # Passes have a thread to themselves; features and fusing of other requests go beside.
         self._passes = ThreadPoolExecutor(1, thread_name_prefix="teacher-pass")
         self._helper = ThreadPoolExecutor(1, thread_name_prefix="teacher-helper")
+        # Of its own, as a store may wait for the disk.
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="teacher-memory")
         self._costs = Costs()
         self._busy_s: defaultdict[int, float] = defaultdict(float)
         self._open_requests = 0
@@ -152,8 +162,11 @@ class TeacherHost:
             jobs=self._batcher.statistics_by_job,
             costs=self._costs.by_job,
             busy_s={index: self._busy_s[index] for index in sorted(self._here)},
-            cache=self._memory.statistics,
+            cache=self._memory.outputs,
             residency=self._residents.status,
+            fused=self._memory.fused,
+            stored=self._memory.stored,
+            held=self._gate.waiting,
         )
 
     async def answer(self, request: Score | Generate, call: Call = EVERYBODY) -> HostAnswer:
@@ -172,31 +185,13 @@ class TeacherHost:
         check_request(request, num_teachers)
         numbers = self._numbers(request, call)
         expires_s = self._clock.now() + request.deadline_s
-        self._requests += 1
-        number = self._requests
         self._open_requests += 1
         self._batcher.set_weight(call.job, call.weight)
         try:
-            asked = [index for index in numbers if index not in self._quarantined]
-            texts, transcription_s = await self._texts(request, asked)
-            if texts is not None:
-                request = dataclasses.replace(request, texts=texts)
-            known = await self._look_up(request, call.job, asked)
-            inputs = await self._inputs(request, known)
-            # The first request at an idle host waits for nobody, with any of its teachers.
-            wait_s = 0.0 if self._batcher.idle else self._wait_s
-            opened = Opened(request, call, known, inputs, number, wait_s, expires_s)
-            answers = await _gather([self._ask_teacher(index, opened) for index in asked])
-            answer = await _run_in(
-                self._helper,
-                lambda: conclude(
-                    request, call, numbers,
-                    [done for done in answers if done is not None],
-                    num_teachers=num_teachers,
-                    quarantined=dict(self._quarantined),
-                    transcription_s=transcription_s,
-                ),
-            )  # fmt: skip
+            teachers = [self._infos[index] for index in numbers]
+            size = held_bytes(request, teachers)
+            async with self._gate.inside(call.job, size, expires_s):
+                answer = await self._answer(Asked(request, call, numbers, num_teachers, expires_s))
             self._costs.add(
                 call.job,
                 JobCost(
@@ -210,6 +205,65 @@ class TeacherHost:
             return answer
         finally:
             self._open_requests -= 1
+
+    async def _answer(self, asked: Asked) -> HostAnswer:
+        """Of what is remembered, and of teachers for the rest."""
+        sound = [index for index in asked.numbers if index not in self._quarantined]
+        texts, transcription_s = await self._texts(asked.request, sound)
+        if texts is not None:
+            asked = asked._replace(request=dataclasses.replace(asked.request, texts=texts))
+        whole = len(sound) == len(asked.numbers)
+        recalled = await self._recall(asked) if whole else None
+        if recalled is None:
+            answer = await self._ask_teachers(asked)
+        else:
+            answer = await self._complete(asked, recalled)
+        return dataclasses.replace(answer, teacher_s=answer.teacher_s + transcription_s)
+
+    async def _recall(self, asked: Asked) -> Recalled | None:
+        """What is remembered of all the teachers together."""
+        if self._memory.fused is None:
+            return None
+        teachers = {called: self._infos[index] for index, called in asked.numbers.items()}
+        return await _run_in(
+            self._helper, self._memory.recall,
+            asked.request, asked.call, teachers, asked.num_teachers,
+        )  # fmt: skip
+
+    async def _complete(self, asked: Asked, recalled: Recalled) -> HostAnswer:
+        """Teachers answer for the rows that are missing."""
+        fresh = None
+        if recalled.missing:
+            part = take_request(asked.request, recalled.missing)
+            fresh = await self._ask_teachers(asked._replace(request=part))
+            if not recalled.is_completed_by(fresh):
+                # Somebody is missing from now on, in the rows that are remembered, too.
+                answer = await self._ask_teachers(asked)
+                seconds = answer.teacher_s + fresh.teacher_s
+                return dataclasses.replace(answer, teacher_s=seconds)
+        return await _run_in(self._helper, self._memory.complete, recalled, fresh)
+
+    async def _ask_teachers(self, asked: Asked) -> HostAnswer:
+        """The answer of those teachers that are in order."""
+        request, call, numbers = asked.request, asked.call, asked.numbers
+        sound = [index for index in numbers if index not in self._quarantined]
+        self._requests += 1
+        number = self._requests
+        known = await self._look_up(request, call, sound)
+        inputs = await self._inputs(request, known)
+        # The first request at an idle host waits for nobody, with any of its teachers.
+        wait_s = 0.0 if self._batcher.idle else self._wait_s
+        opened = Opened(request, call, known, inputs, number, wait_s, asked.expires_s)
+        answers = await _gather([self._ask_teacher(index, opened) for index in sound])
+        return await _run_in(
+            self._helper,
+            lambda: conclude(
+                request, call, numbers,
+                [done for done in answers if done is not None],
+                num_teachers=asked.num_teachers,
+                quarantined=dict(self._quarantined),
+            ),
+        )  # fmt: skip
 
     async def merge(self, partials: Sequence[strategies.Partial]) -> strategies.Partial:
         """Join what several hosts made of one request."""
@@ -259,6 +313,7 @@ class TeacherHost:
         await self._batcher.close()
         self._passes.shutdown(wait=True, cancel_futures=True)
         self._helper.shutdown(wait=True, cancel_futures=True)
+        self._reading.shutdown(wait=True, cancel_futures=True)
 
     def _numbers(self, request: Score | Generate, call: Call) -> dict[int, int]:
         """The teachers to ask, and what the asking job calls them."""
@@ -289,12 +344,12 @@ class TeacherHost:
         texts = transcriber(request.utterance_ids, waveforms, request.view, self._max_utterances)
         return texts, time.perf_counter() - started
 
-    async def _look_up(self, request: Score | Generate, job: str, asked: Sequence[int]) -> Known:
+    async def _look_up(self, request: Score | Generate, call: Call, sound: Sequence[int]) -> Known:
         """What is remembered of each teacher's answer."""
-        infos = {index: self._infos[index] for index in asked}
-        if not self._memory:
-            return self._memory.look_up(request, job, infos)
-        return await _run_in(self._helper, self._memory.look_up, request, job, infos)
+        infos = {index: self._infos[index] for index in sound}
+        if self._memory.is_empty:
+            return self._memory.look_up(request, call, infos)
+        return await _run_in(self._reading, self._memory.look_up, request, call, infos)
 
     async def _inputs(self, request: Score | Generate, known: Known) -> dict[str, Inputs]:
         """What teachers read of the rows that they must be asked about, each made once."""

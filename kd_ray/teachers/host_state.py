@@ -1,14 +1,14 @@
 """What a host keeps about a request while it is answered, and what it says of itself."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kd_ray.core.contracts import Generate, Score, Wanted, Writing
 from kd_ray.teachers.answers import Call
 from kd_ray.teachers.batching import BatchStatistics
 from kd_ray.teachers.batching.statistics import JobStatistics
-from kd_ray.teachers.cache import CacheStatistics, Found
+from kd_ray.teachers.cache import CacheStatistics, Found, Lookups
 from kd_ray.teachers.costs import JobCost
 from kd_ray.teachers.readers import Inputs
 from kd_ray.teachers.residency import ResidencyStatus
@@ -41,6 +41,18 @@ class Known(NamedTuple):
     """Rows that some teacher must be asked about."""
 
 
+class Asked(NamedTuple):
+    """A request as it came, and who is meant."""
+
+    request: Score | Generate
+    call: Call
+    numbers: Mapping[int, int]
+    """The teachers to ask, by index in the pool, and what the job calls them."""
+    num_teachers: int
+    """Of the job."""
+    expires_s: float
+
+
 class Opened(NamedTuple):
     """A request that is being answered."""
 
@@ -70,6 +82,12 @@ class HostStatus:
     busy_s: Mapping[int, float]
     """Seconds of computation of each teacher, since it came here."""
     cache: CacheStatistics | None
-    """None: nothing is remembered."""
+    """Of teachers' own rows; None: they are not remembered."""
     residency: ResidencyStatus | None
     """None: all teachers are always loaded."""
+    fused: CacheStatistics | None = None
+    """Of fused rows; None: they are not remembered."""
+    stored: Lookups | None = None
+    """In a target store; None: there is none."""
+    held: Mapping[str, int] = field(default_factory=dict)
+    """Requests of each job that wait until its earlier ones leave room (`max_job_bytes`)."""

@@ -38,11 +38,12 @@ class WarmStore:
 
     def get(self, digest: str) -> Weights | None:
         """The weights of the teacher with this digest, if they are here."""
-        if digest not in self._kept:
+        kept = self._kept.get(digest)
+        if kept is None:
             self.misses += 1
             return None
         self.hits += 1
-        return self._kept[digest][0]
+        return kept[0]
 
     def offer(self, digest: str, weights: Weights) -> Weights:
         """Copy `weights` here if there is room; the copy, or else what was given."""

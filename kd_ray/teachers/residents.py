@@ -172,8 +172,8 @@ class Paged:
     Args:
         cards: who they are.
         max_bytes: for the weights of those that are loaded; None: any.
-        warm_bytes: of main memory for weights between visits; 0: they are read again from the
-            mapped files.
+        warm_bytes: of main memory for weights between visits, where not all may be loaded; 0: they
+            are read again from the mapped files.
         device: where they compute.
         blueprints: those that the cards were made with.
         computation: how the teachers compute, as their cards say.
@@ -191,14 +191,15 @@ class Paged:
         blueprints: Blueprints | None = None,
         computation: Computation = DEFAULT_COMPUTATION,
     ) -> None:
-        warm = WarmStore(warm_bytes) if warm_bytes else None
+        bounded = warm_bytes and max_bytes is not None
+        self._warm = WarmStore(warm_bytes) if bounded else None
         self._blueprints = blueprints or Blueprints()
         self._precision = computation.precision
         self._cards = {card.index: card for card in cards}
         self._max_bytes = _UNBOUNDED if max_bytes is None else max_bytes
         self._residency = Residency(
             cards,
-            CheckpointLoader(warm, self._blueprints, computation),
+            CheckpointLoader(self._warm, self._blueprints, computation),
             max_bytes=self._max_bytes,
             device=device,
         )
@@ -246,7 +247,11 @@ class Paged:
     def remove(self, index: int) -> None:
         """A teacher leaves."""
         self._residency.remove(index)
+        gone = self._cards.get(index)
         self._cards = {other: card for other, card in self._cards.items() if other != index}
+        others = {card.info.digest for card in self._cards.values()}
+        if self._warm is not None and gone is not None and gone.info.digest not in others:
+            self._warm.forget(gone.info.digest)
 
     def load_all(self, indices: Sequence[int]) -> None:
         """Load these now, unless there is no room for all."""

@@ -68,6 +68,8 @@ class PoolAddress:
     """Goes up with every change of hosts or teachers."""
     replaced: Mapping[int, int] = field(default_factory=dict)
     """Teachers of the pool that another has taken the place of, and who."""
+    stored_data: tuple[str, ...] = ()
+    """Digests of the data that the hosts' target store was made of; empty: there is no store."""
 
     def place(self, number: int) -> int:
         """The index in the pool of the job's teacher `number`."""

@@ -28,16 +28,23 @@ class PoolSource:
         address: of the pool.
         on_event: where faults and decisions are written down.
         job: who asks, where several jobs share the pool.
+        data: digest of the data that utterance ids are of, for hosts that have a target store of
+            it; empty: of none.
     """
 
     def __init__(
-        self, address: PoolAddress, *, on_event: OnEvent | None = None, job: str = ""
+        self,
+        address: PoolAddress,
+        *,
+        on_event: OnEvent | None = None,
+        job: str = "",
+        data: str = "",
     ) -> None:
         self.address = address
         self.settings = address.settings
         self.edges: Counter[str] = Counter()
         """Bytes that went from `hosts`, from `nodes` and to the `student`."""
-        self._job = job
+        self._job, self._data = job, data
         self._ledger = Ledger(address.info.teachers, address.settings.quorum, on_event)
         self._max_bytes = int(address.settings.max_bytes_in_flight_mib * _MIB)
         self._bytes_in_flight = 0
@@ -91,6 +98,7 @@ class PoolSource:
             deadline_s=min(request.deadline_s, self.settings.deadline_s),
             job=self._job,
             weight=self.settings.weight,
+            data=self._data,
         )
         return PoolPending(self, exchange, self._run(self._answer(exchange)), size)
 

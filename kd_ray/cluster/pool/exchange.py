@@ -58,6 +58,7 @@ class Exchange(Generic[Answer]):
         ledger: losses, and whether enough teachers answered.
         deadline_s: for a host, from being asked.
         job: who asks, and its share.
+        data: digest of the data that it asks about.
     """
 
     def __init__(
@@ -69,12 +70,13 @@ class Exchange(Generic[Answer]):
         deadline_s: float,
         job: str,
         weight: float,
+        data: str = "",
     ) -> None:
         self._request = request
         self._roster = roster
         self._ledger = ledger
         self._deadline_s = deadline_s
-        self._job, self._weight = job, weight
+        self._job, self._weight, self._data = job, weight, data
         self._alone = asked_alone(request)
         # As the pool was when the request began.
         self._address = roster.address
@@ -155,12 +157,13 @@ class Exchange(Generic[Answer]):
             job=self._job,
             weight=self._weight,
             finish=everything,
+            data=self._data,
         )
         for index in teachers:
             self._tried.setdefault(index, set()).add(host.name)
         try:
             reference, kept = handle.answer.options(num_returns=2).remote(
-                audio, question_of(self._request, self._deadline_s), call
+                audio, question_of(self._request, self._deadline_s, address.settings.priority), call
             )
         except HOST_GONE as error:
             self._roster.leave_out(host, one_line(error))
@@ -335,10 +338,18 @@ class _Lost:
 _LOST = _Lost()
 
 
-def question_of(request: Request[Any], deadline_s: float) -> Score | Generate:
-    """A request without its audio, which travels beside it, and numbered by its `Call`."""
+def question_of(request: Request[Any], deadline_s: float, priority: int = 0) -> Score | Generate:
+    """A request without its audio, which travels beside it, and numbered by its `Call`.
+
+    Its priority is above or below that of other requests of its job, whose own is `priority`.
+    """
     question = cast(Score | Generate, request)
-    return dataclasses.replace(question, audio=NO_AUDIO, deadline_s=deadline_s)
+    return dataclasses.replace(
+        question,
+        audio=NO_AUDIO,
+        deadline_s=deadline_s,
+        priority=request.priority + priority,
+    )
 
 
 def _numbered(name: str) -> tuple[int, str]:

@@ -26,7 +26,9 @@ from kd_ray.config.sources import PoolSource as PoolSettings
 from kd_ray.core import strategies
 from kd_ray.core.contracts import Audio, Generate, Score, TeachersInfo, Written
 from kd_ray.teachers.answers import Call
+from kd_ray.teachers.cache import open_levels
 from kd_ray.teachers.host import HostStatus, TeacherHost
+from kd_ray.teachers.remembering import Memory
 from kd_ray.teachers.residents import AllLoaded, Residents, paged_from_folders
 from kd_ray.teachers.transcriber import TranscriberSpec, load_transcriber
 
@@ -65,6 +67,7 @@ class HostProcess:
                 device=device,
                 max_bytes=None if memory_mib is None else int(memory_mib * _MIB),
                 computation=settings,
+                warm_bytes=int(settings.warm_mib * _MIB),
             )
         else:
             residents = AllLoaded(
@@ -78,7 +81,12 @@ class HostProcess:
             max_batch_utterances=settings.max_batch_utterances,
             max_batch_frames=settings.max_batch_frames,
             batch_wait_ms=settings.batch_wait_ms,
-            cache_bytes=int(settings.cache_mib * _MIB),
+            memory=Memory(
+                int(settings.cache_mib * _MIB),
+                int(settings.fused_cache_mib * _MIB),
+                None if settings.cache_store is None else Path(settings.cache_store),
+            ),
+            max_job_bytes=int(settings.max_job_mib * _MIB),
             transcriber=load_transcriber(recognizer, device),
         )
 
@@ -165,6 +173,7 @@ class HostStarter:
         self._settings = settings
         self._load = load
         self._recognizer = recognizer
+        self._stored_data = _stored_data(settings)
         self.namespace = namespace or str(ray.get_runtime_context().namespace)
         # Hosts of a named pool outlive the manager that started them.
         self._lifetime = "detached" if detached else None
@@ -245,6 +254,7 @@ class HostStarter:
             settings=client or PoolSettings(),
             version=plan.version,
             replaced=plan.replaced,
+            stored_data=self._stored_data,
         )
 
     def warn_if_too_large(self, plan: PoolPlan) -> None:
@@ -272,6 +282,16 @@ class HostStarter:
 
     def _wish(self) -> str:
         return f"{self._settings.cpus_per_host:g} CPU, {self._settings.gpus_per_host:g} GPU"
+
+
+def _stored_data(settings: HostSettings) -> tuple[str, ...]:
+    """Digests of the data that the hosts' target store was made of."""
+    if settings.cache_store is None:
+        return ()
+    try:
+        return tuple(open_levels(Path(settings.cache_store)))
+    except (ValueError, OSError) as error:
+        raise PoolStartError(f"cache_store: {error}") from error
 
 
 def kill_hosts(handles: Sequence[HostHandle]) -> None:

@@ -31,11 +31,13 @@ import numpy as np
 import torch
 
 from kd_ray.config.strategies import Fusing
-from kd_ray.core.contracts import Audio, Generate, Labels, Score
+from kd_ray.core.contracts import Audio, Fusion, Generate, Labels, Score
+from kd_ray.core.partials import Partial
 from kd_ray.core.strategies import FusedTargets
 from kd_ray.teachers.cache.fused_rows import FusedRow, cut_fused, lay_fused
 from kd_ray.teachers.cache.memory import OutputCache
 from kd_ray.teachers.cache.output_rows import Row, cut, lay
+from kd_ray.teachers.cache.partial_rows import PartialRow, cut_partial, lay_partial
 from kd_ray.teachers.cache.store_level import StoreLevel
 from kd_ray.teachers.readers import Inputs
 from kd_ray.teachers.rows import Output, Work, split_request
@@ -162,6 +164,32 @@ def fill_fused(
     whole = fill(rows, [] if fresh is None else cut_fused(fresh))
     answered = tuple(range(len(whole[0].weights_tokens))) if fresh is None else fresh.answered
     return lay_fused(whole, answered=answered, fusing=fusing)
+
+
+def fill_partial(
+    rows: Sequence[PartialRow | None],
+    fresh: Partial | None,
+    *,
+    fusion: Fusion,
+    num_teachers: int,
+    teachers: Sequence[int],
+) -> Partial:
+    """Cached rows of a partial and fresh ones as that of the whole request, in its order.
+
+    Args:
+        rows: of `FusedCache.get_partial_rows`, for each utterance of the request.
+        fresh: of the same teachers about the missing utterances, in order; None if none is missing.
+        fusion: of the request.
+        num_teachers: of the job.
+        teachers: whose partial it is, ascending, as the job counts them.
+
+    Raises:
+        ValueError: fresh rows are not those that are missing, or of other teachers.
+    """
+    if fresh is not None and not any(row is not None for row in rows):
+        return fresh
+    whole = fill(rows, [] if fresh is None else cut_partial(fresh))
+    return lay_partial(whole, fusion=fusion, num_teachers=num_teachers, teachers=teachers)
 
 
 def take_request(request: Score | Generate, rows: Sequence[int]) -> Score | Generate:

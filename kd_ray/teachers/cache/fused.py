@@ -1,8 +1,9 @@
-"""The second level: fused targets, for pools whose per-teacher rows do not fit.
+"""The second level: what is fused, for pools whose per-teacher rows do not fit.
 
-An entry is good for one fusion, one list of teachers in one order, and one row key. It exists only
-where every teacher of the list answered, and only for fusions that look at each utterance by
-itself.
+A host that has all of a job's teachers keeps finished targets; one that has some of them keeps the
+partials of its own, which are merged with those of other hosts as ever. An entry is good for one
+fusion, one list of teachers in one order, and one row key. It exists only where every teacher of
+the list answered, and only for fusions that look at each utterance by itself.
 """
 
 import dataclasses
@@ -11,18 +12,20 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 
 import numpy as np
 from pydantic import BaseModel
 
 from kd_ray.core.contracts import Fusion
+from kd_ray.core.partials import Partial
 from kd_ray.core.strategies import FusedTargets
 from kd_ray.core.trust import rules
 from kd_ray.teachers.cache.bounded import BoundedRows, CacheStatistics
 from kd_ray.teachers.cache.fused_rows import FusedRow, cut_fused, fused_bytes
 from kd_ray.teachers.cache.keys import DIGEST_BYTES, asks_chrf, asks_tokens
+from kd_ray.teachers.cache.partial_rows import PartialRow, cut_partial, partial_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +54,22 @@ def looks_at_batches(fusion: Fusion, num_teachers: int) -> bool:
     return any(rule.scope == "batch" for rule in rules(fusion, num_teachers))
 
 
+def group_of(teachers: Mapping[int, str], num_teachers: int) -> tuple[str, ...]:
+    """What `FusedCache` takes for a list of teachers where they are some of a job's.
+
+    Args:
+        teachers: digests by the numbers that the job gives them.
+        num_teachers: of the job.
+    """
+    numbers = sorted(teachers)
+    return f"{numbers} of {num_teachers}", *(teachers[number] for number in numbers)
+
+
 class FusedCache:
     """Rows of fused targets, the least recently used going first; safe for several threads.
+
+    Partials are kept by `put_partial_rows` and read by `get_partial_rows`; all that is said of
+    targets holds for them, too. Their list of teachers is a `group_of` some.
 
     Where a recogniser transcribes for text teachers, its digest belongs into the list of
     teachers, behind them: another recogniser makes other targets.
@@ -62,7 +79,7 @@ class FusedCache:
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._rows: BoundedRows[int, FusedRow] = BoundedRows(max_bytes, fused_bytes)
+        self._rows: BoundedRows[int, FusedRow | PartialRow] = BoundedRows(max_bytes, _bytes)
         # Hundreds of digests make a long key: each list of teachers has a number instead.
         self._pools: dict[tuple[str, ...], int] = {}
         self._numbers = count()
@@ -80,15 +97,19 @@ class FusedCache:
             keys: of the request's utterances (`row_keys`).
             job: who the lookup is counted for.
         """
-        with self._lock:
-            pool = self._pools.get(tuple(teachers))
-        if pool is None:
-            self._rows.miss(len(keys), job)
-            return [None] * len(keys)
-        digest = fusion_digest(fusion)
-        found = self._rows.get(pool, [digest + key for key in keys], job)
+        found = self._get(fusion, teachers, keys, job)
         return [
-            None if row is None else _narrowed(row, key)
+            _narrowed(row, key) if isinstance(row, FusedRow) else None
+            for key, row in zip(keys, found, strict=True)
+        ]
+
+    def get_partial_rows(
+        self, fusion: Fusion, group: Sequence[str], keys: Sequence[bytes], job: str = ""
+    ) -> list[PartialRow | None]:
+        """As `get_rows`, of the partials of a `group_of` teachers."""
+        found = self._get(fusion, group, keys, job)
+        return [
+            _narrowed_partial(row, key) if isinstance(row, PartialRow) else None
             for key, row in zip(keys, found, strict=True)
         ]
 
@@ -118,16 +139,25 @@ class FusedCache:
         if targets.answered != tuple(range(targets.num_teachers)):
             self._rows.refuse("incomplete", rows)
             return
-        digest = fusion_digest(fusion)
-        if looks_at_batches(fusion, targets.num_teachers):
-            self._tell(fusion, digest)
-            self._rows.refuse("batch_scope", rows)
+        self._put(fusion, targets.num_teachers, teachers, keys, cut_fused(targets))
+
+    def put_partial_rows(
+        self, group: Sequence[str], keys: Sequence[bytes], partial: Partial
+    ) -> None:
+        """Keep what `local` made for `keys` of all teachers of a `group_of` some; copies.
+
+        Refused as `put_rows` says.
+
+        Raises:
+            ValueError: the partial has another number of rows than there are keys.
+        """
+        if len(partial.positions) != len(keys):
+            raise ValueError(f"{len(keys)} keys for a partial of {len(partial.positions)} rows")
+        if len(partial.teachers) != len(group) - 1:
+            self._rows.refuse("incomplete", len(keys))
             return
-        pairs = list(zip(keys, cut_fused(targets), strict=True))
-        kept = [(digest + key, row) for key, row in pairs if _finite(row)]
-        self._rows.refuse("not_finite", len(pairs) - len(kept))
-        with self._lock:
-            self._rows.put(self._number(tuple(teachers)), kept)
+        rows = cut_partial(partial)
+        self._put(partial.fusion, partial.num_teachers, group, keys, rows)
 
     def forget_teacher(self, teacher: str) -> int:
         """Drop all rows that a teacher (digest) has a part in; how many there were."""
@@ -141,6 +171,35 @@ class FusedCache:
     def statistics(self) -> CacheStatistics:
         """Counts and bytes as of now."""
         return self._rows.statistics
+
+    def _get(
+        self, fusion: Fusion, teachers: Sequence[str], keys: Sequence[bytes], job: str
+    ) -> Sequence[FusedRow | PartialRow | None]:
+        with self._lock:
+            pool = self._pools.get(tuple(teachers))
+        if pool is None:
+            self._rows.miss(len(keys), job)
+            return [None] * len(keys)
+        digest = fusion_digest(fusion)
+        return self._rows.get(pool, [digest + key for key in keys], job)
+
+    def _put(
+        self,
+        fusion: Fusion,
+        num_teachers: int,
+        teachers: Sequence[str],
+        keys: Sequence[bytes],
+        rows: Sequence[FusedRow | PartialRow],
+    ) -> None:
+        digest = fusion_digest(fusion)
+        if looks_at_batches(fusion, num_teachers):
+            self._tell(fusion, digest)
+            self._rows.refuse("batch_scope", len(rows))
+            return
+        kept = [(digest + key, row) for key, row in zip(keys, rows, strict=True) if _finite(row)]
+        self._rows.refuse("not_finite", len(rows) - len(kept))
+        with self._lock:
+            self._rows.put(self._number(tuple(teachers)), kept)
 
     def _number(self, pool: tuple[str, ...]) -> int:
         """The number of a list of teachers; lists without rows are cleared away meanwhile."""
@@ -163,9 +222,16 @@ class FusedCache:
             )
 
 
-def _finite(row: FusedRow) -> bool:
+def _bytes(row: FusedRow | PartialRow) -> int:
+    return fused_bytes(row) if isinstance(row, FusedRow) else partial_bytes(row)
+
+
+def _finite(row: FusedRow | PartialRow) -> bool:
+    values = row.probabilities if isinstance(row, PartialRow) else None
+    if isinstance(row, FusedRow) and row.tokens is not None:
+        values = row.tokens.log_probs
     # The maximum keeps NaN and +inf, and is -inf where no token has any mass.
-    return row.tokens is None or bool(np.isfinite(row.tokens.log_probs.max(axis=-1)).all())
+    return values is None or bool(np.isfinite(values.max(axis=-1)).all())
 
 
 def _narrowed(row: FusedRow, key: bytes) -> FusedRow:
@@ -173,6 +239,15 @@ def _narrowed(row: FusedRow, key: bytes) -> FusedRow:
     if row.tokens is not None and not asks_tokens(key):
         nothing = np.zeros_like(row.weights_tokens)
         row = dataclasses.replace(row, tokens=None, weights_tokens=nothing)
+    if row.chrf_errors is not None and not asks_chrf(key):
+        row = dataclasses.replace(row, chrf_errors=None)
+    return row
+
+
+def _narrowed_partial(row: PartialRow, key: bytes) -> PartialRow:
+    """Without what nobody asked for."""
+    if row.probabilities is not None and not asks_tokens(key):
+        row = dataclasses.replace(row, probabilities=None, kept=None)
     if row.chrf_errors is not None and not asks_chrf(key):
         row = dataclasses.replace(row, chrf_errors=None)
     return row

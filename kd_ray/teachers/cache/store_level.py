@@ -6,31 +6,45 @@ decoders read the stored prefix.
 """
 
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
 
 from kd_ray.config.data import TextColumn
 from kd_ray.core.contracts import Generate, Score, View
+from kd_ray.speech.manifest import Utterance, read_manifest
 from kd_ray.teachers.cache.bounded import CacheStatistics, Lookups
 from kd_ray.teachers.cache.output_rows import Row, ScoredRow
+from kd_ray.teachers.store.files import StoreError
 from kd_ray.teachers.store.index import Plan
 from kd_ray.teachers.store.rows import prefix_digest
 from kd_ray.teachers.store.target_store import StoredBatch, TargetStore
-
-if TYPE_CHECKING:
-    from kd_ray.speech.manifest import Utterance
 
 _UNKNOWN: Final = -1
 """Length of a reference that there is none of."""
 
 
-def data_digest(split: str, utterances: "Sequence[Utterance]", column: TextColumn) -> str:
+def data_digest(split: str, utterances: Sequence[Utterance], column: TextColumn) -> str:
     """What a job says its utterance ids mean: the manifest that it reads, as a store digests it.
 
     Raises:
         StoreError: rows that no store could hold, named.
     """
     return Plan.of(split, utterances, column, len(utterances)).data_digest
+
+
+def manifest_digest(manifest: Path, column: TextColumn) -> str:
+    """The data digest of a manifest; empty where no store could hold its rows.
+
+    All rows count, those that a student cannot use, too: they are what a store was made of.
+
+    Raises:
+        ValueError, OSError: the manifest cannot be read.
+    """
+    try:
+        return data_digest("", read_manifest(manifest, allow_duplicate_ids=True), column)
+    except StoreError:
+        return ""
 
 
 class StoreLevel:
@@ -95,6 +109,10 @@ class StoreLevel:
             self._jobs[job] = self._jobs.get(job, Lookups()) + now
         return [found.get(row) for row in asked]
 
+    def count_teachers(self, digests: Iterable[str]) -> int:
+        """How many of these teachers the store holds, of shards that are there or still missing."""
+        return len(set(digests) & set(self._store.index.digests))
+
     @property
     def statistics(self) -> CacheStatistics:
         """Lookups; what is in memory is the store's own matter."""
@@ -144,6 +162,22 @@ class StoreLevel:
             return True
         self._missing.add((teacher, shard))
         return False
+
+
+def open_levels(folder: Path, *, cache_mib: float = 256.0) -> dict[str, StoreLevel]:
+    """All splits of a target store, by the digest of the data that they were made of.
+
+    Args:
+        folder: the store.
+        cache_mib: of decoded rows kept in memory, all splits together.
+
+    Raises:
+        StoreError: there is no store, or it is damaged.
+        ValueError: it keeps the top k only.
+    """
+    store = TargetStore.open(folder, cache_mib=cache_mib)
+    splits = store.index.splits.items()
+    return {entry.data_digest: StoreLevel(store, split) for split, entry in splits}
 
 
 def _row(batch: StoredBatch, place: int, request: Score, *, has_ctc: bool) -> ScoredRow:

@@ -15,6 +15,7 @@ from kd_ray.core.contracts import Fusion
 from kd_ray.teachers.answers import Call, fuse
 from kd_ray.teachers.cards import TeacherCard
 from kd_ray.teachers.host import NotHere, TeacherHost
+from kd_ray.teachers.remembering import Memory
 from kd_ray.teachers.residency import Residency
 from kd_ray.teachers.residents import AllLoaded, paged_from_folders
 
@@ -55,7 +56,7 @@ def assert_same(one, mine, expected):
 class TestCache:
     def test_another_strategy_and_temperature_cost_no_teacher_computation(self):
         teachers = [FakeTeacher(seed) for seed in (1, 2, 3)]
-        host = TeacherHost(teachers, cache_bytes=MIB)
+        host = TeacherHost(teachers, memory=Memory(MIB))
         one = request(1, 4, strategy=Weighted())
         (first,) = answers(host, one)
         before = passes(teachers)
@@ -82,7 +83,7 @@ class TestCache:
 
     def test_only_the_rows_that_are_missing_are_computed(self):
         teachers = [FakeTeacher(seed) for seed in (1, 2)]
-        host = TeacherHost(teachers, cache_bytes=MIB)
+        host = TeacherHost(teachers, memory=Memory(MIB))
         one = request(1, 4)
         half = dataclasses.replace(
             one,
@@ -99,7 +100,7 @@ class TestCache:
 
     def test_what_teachers_write_is_remembered_by_how_they_write(self):
         teachers = [FakeTeacher(seed) for seed in (1, 2)]
-        host = TeacherHost(teachers, cache_bytes=MIB)
+        host = TeacherHost(teachers, memory=Memory(MIB))
         one = writing_request(1, 3)
         (first,) = answers(host, one)
         (again,) = answers(host, one)
@@ -112,7 +113,7 @@ class TestCache:
 
     def test_a_teacher_that_is_quarantined_is_forgotten(self):
         good, bad = FakeTeacher(1), FakeTeacher(2, broken_after=1)
-        host = TeacherHost([good, bad], cache_bytes=MIB)
+        host = TeacherHost([good, bad], memory=Memory(MIB))
         answers(host, request(1))
         assert host.status.cache.entries == 6
         (second,) = answers(host, request(2))
@@ -219,14 +220,7 @@ class TestTurns:
             assert_same(one, mine, expected)
 
     def test_a_checkpoint_that_breaks_takes_nobody_along(self, tiny_root, tmp_path):
-        folders = []
-        for number in range(3):
-            source = tiny_root / "teachers" / f"t{number}"
-            folder = tmp_path / f"t{number}"
-            folder.mkdir()
-            for path in source.iterdir():
-                (folder / path.name).write_bytes(path.read_bytes())
-            folders.append(folder)
+        folders = copied(tiny_root, tmp_path)
         residents = paged_from_folders(folders, [0, 1, 2], device="cpu", max_bytes=1)
         assert residents.in_turns
         with open(folders[1] / "model.safetensors", "r+b") as file:
@@ -240,10 +234,63 @@ class TestTurns:
         assert list(third.quarantined) == [1]
         assert "model.safetensors" in third.quarantined[1] or "digest" in third.quarantined[1]
 
+    def test_weights_that_are_kept_warm_need_no_file_at_the_second_visit(self, tiny_root, tmp_path):
+        folders = copied(tiny_root, tmp_path)
+        residents = paged_from_folders(
+            folders, [0, 1, 2], device="cpu", max_bytes=1, warm_bytes=MIB
+        )
+        host = TeacherHost(residents)
+        one = request(1, references=False, prefix=True, strategy=Average())
+        one = dataclasses.replace(one, wanted=frozenset({"tokens"}))
+        (first,) = answers(host, one)
+        spoil(folders)
+        (second,) = answers(host, one)
+        assert first.answered == second.answered == (0, 1, 2)
+        np.testing.assert_array_equal(first.partial.probabilities, second.partial.probabilities)
+        # The last one was still loaded.
+        assert host.status.residency.loads_of == {0: 2, 1: 2, 2: 1}
+        # Without room for copies the files are read, and missed.
+        cold = paged_from_folders(
+            copied(tiny_root, tmp_path / "cold"), [0, 1, 2], device="cpu", max_bytes=1
+        )
+        host = TeacherHost(cold)
+        answers(host, one)
+        spoil(list((tmp_path / "cold").iterdir()))
+        (second,) = answers(host, one)
+        # The teacher that was visited last is still loaded.
+        assert second.answered == (2,)
+
+    def test_nothing_is_copied_where_all_teachers_stay_loaded(self, tiny_root, tmp_path):
+        folders = copied(tiny_root, tmp_path)
+        residents = paged_from_folders(
+            folders, [0, 1, 2], device="cpu", max_bytes=None, warm_bytes=MIB
+        )
+        assert residents._warm is None
+
+
+def spoil(folders):
+    """Other files in place of the weights; what is mapped of the old ones stays as it was."""
+    for folder in folders:
+        weights = folder / "model.safetensors"
+        weights.unlink()
+        weights.write_bytes(b"no weights")
+
+
+def copied(root, to):
+    """Checkpoint folders that a test may break."""
+    folders = []
+    for number in range(3):
+        folder = to / f"t{number}"
+        folder.mkdir(parents=True)
+        for path in (root / "teachers" / f"t{number}").iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        folders.append(folder)
+    return folders
+
 
 def test_hosts_are_closed_without_a_thread_left():
     before = threading.active_count()
-    host = TeacherHost([FakeTeacher(1)], cache_bytes=MIB)
+    host = TeacherHost([FakeTeacher(1)], memory=Memory(MIB))
 
     async def go():
         await host.answer(request(1))

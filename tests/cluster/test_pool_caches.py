@@ -1,0 +1,109 @@
+"""Pools that remember: what hosts fused, and a target store; and whose requests go first."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from doubles import load_fake_teachers, request
+from pool_help import FOUR, assert_same_signal, local_signal
+from store_doubles import store_answers
+
+from kd_ray.cluster.pool import PoolSource, PoolStartError, attach, service
+from kd_ray.cluster.pool.plan import PoolSpec
+from kd_ray.config.pool import PoolConfig
+from kd_ray.config.sources import PoolSource as PoolSection
+from kd_ray.config.strategies import Best, TopM, Weighted
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+
+def spec(name, folders=FOUR, **hosts):
+    content = {
+        "command": "pool",
+        "name": name,
+        "teachers": {"list": "unused"},
+        "hosts": {"cpus_per_host": 0.25, "start_timeout_s": 120, **hosts},
+        "lease_s": 5,
+    }
+    config = PoolConfig.model_validate(content)
+    return PoolSpec(config, tuple(map(str, folders)), load=load_fake_teachers)
+
+
+@contextlib.contextmanager
+def pool(name, folders=FOUR, **hosts):
+    service.up(spec(name, folders, **hosts))
+    yield
+    service.down(name, force=True)
+
+
+@contextlib.contextmanager
+def job(pool, name, data="", **settings):
+    attachment = attach(PoolSection(type="pool", name=pool, **settings), job=name)
+    source = PoolSource(attachment.address, job=name, data=data)
+    yield source
+    source.close()
+    attachment.close()
+
+
+def passes(name):
+    return sum(host.status.batches.passes for host in service.status(name).hosts)
+
+
+def test_hosts_remember_what_they_fused_for_whoever_comes_later():
+    with pool("fusing", hosts=2, fused_cache_mib=16):
+        asked = [request(seed, strategy=strategy) for seed, strategy in
+                 ((1, Weighted()), (2, Best()), (3, TopM(m=3)))]  # fmt: skip
+        expected = [local_signal(FOUR, one, range(4)) for one in asked]
+        with job("fusing", "first") as source:
+            for one, signal in zip(asked, expected, strict=True):
+                assert_same_signal(source.ask(one).result(30), signal)
+        before = passes("fusing")
+        with job("fusing", "second") as source:
+            for one, signal in zip(asked, expected, strict=True):
+                again = source.ask(one).result(30)
+                assert_same_signal(again, signal)
+                assert again.teacher_s == 0.0
+        assert passes("fusing") == before
+        hosts = [view.status for view in service.status("fusing").hosts]
+        assert [each.fused.jobs["second"].hit_share for each in hosts] == [1.0, 1.0]
+        assert [each.cache for each in hosts] == [None, None]
+
+
+def test_a_target_store_answers_jobs_that_read_its_data(tmp_path):
+    one = request(7, 6, strategy=Best())
+    data = store_answers(tmp_path / "store", one, load_fake_teachers(FOUR, "cpu"))
+    with pool("stored", hosts=2, cache_store=str(tmp_path / "store")):
+        with job("stored", "reader", data=data) as source:
+            assert source.address.stored_data == (data,)
+            signal = source.ask(one).result(30)
+            assert_same_signal(signal, local_signal(FOUR, one, range(4)))
+            assert signal.teacher_s == 0.0
+        assert passes("stored") == 0
+        with job("stored", "stranger") as source:
+            assert_same_signal(source.ask(one).result(30), local_signal(FOUR, one, range(4)))
+        assert passes("stored") > 0
+        hits = [view.status.stored.hits for view in service.status("stored").hosts]
+        assert sum(hits) == 4 * 6
+
+
+def test_a_store_that_is_not_there_is_told_at_the_start(tmp_path):
+    with pytest.raises(PoolStartError, match=r"cache_store.*nowhere"):
+        service.up(spec("storeless", cache_store=str(tmp_path / "nowhere")))
+    assert "storeless" not in service.names()
+
+
+def test_requests_of_a_job_of_higher_priority_go_first():
+    slow = [Path("fakes/1-slow-0.2")]
+    with (
+        pool("ranked", slow, max_batch_utterances=3),
+        job("ranked", "search", priority=-1) as search,
+        job("ranked", "training") as training,
+    ):
+        waiting = [search.ask(request(seed)) for seed in range(8)]
+        waiting[0].result(30)
+        training.ask(request(20)).result(30)
+        [host] = service.status("ranked").hosts
+        # One of the search's passes ran when it came, and the next may have begun meanwhile.
+        assert host.status.jobs["search"].passes <= 5
+        for each in waiting[1:]:
+            each.result(30)
