@@ -30,7 +30,7 @@ _HELP = {
     "recipe": "commands one after another, as `make demo` runs them",
     "study": "systems times seeds: one file for each, and a table of means and deviations",
     "replay": "a skipped update again: which utterances and parameters are not finite",
-    "pool": "teachers that run by themselves, for any number of jobs: up, update, status, ...",
+    "pool": "teachers that run by themselves, for any jobs: up, status, report, update, down, ...",
     "bench": "what a step, a rollout or a loss costs (`kd-ray bench step CONFIG`)",
     "check": "find problems of a configuration before anything starts",
     "inspect": "one utterance: reference, teachers, weights, choice, student",
@@ -149,7 +149,9 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name == "pool":
             command.add_argument(
-                "action", choices=["up", "update", "status", "drain", "down"], help="what is done"
+                "action",
+                choices=["up", "update", "status", "report", "drain", "down"],
+                help="what is done",
             )
             command.add_argument(
                 "--replace", action="store_true", help="up: new hosts beside those that run"

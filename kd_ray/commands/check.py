@@ -32,6 +32,7 @@ from kd_ray.core.handshake import handshake
 from kd_ray.evaluation.system import read_teacher_list, resolve_checkpoint
 from kd_ray.evaluation.token_file import token_file
 from kd_ray.models.checkpoint import checkpoint_digest, read_config
+from kd_ray.report.trust_groups import groups_of
 from kd_ray.speech.manifest import Utterance, read_manifest
 from kd_ray.speech.tokens import Tokens
 from kd_ray.students.materials import read_split, student_needs
@@ -124,6 +125,11 @@ def _check_pool(config: PoolConfig, root: Path, found: Findings) -> None:
     if config.teachers.recognizer is not None:
         section = config.teachers.recognizer
         found.attempt(load_transcriber, TranscriberSpec(root / section.system, section))
+    if config.report is not None:
+        found.attempt(Tokens.load, root / config.report.tokens)
+        rows = found.attempt(read_manifest, root / config.report.manifest)
+        if rows is not None:
+            found.attempt(groups_of, rows, config.report.groups)
     if folders is None:
         return
     blueprints = Blueprints()

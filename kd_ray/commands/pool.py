@@ -1,4 +1,4 @@
-"""`kd-ray pool up | update | status | drain | down CONFIG`: teachers that run by themselves."""
+"""`kd-ray pool up | update | status | report | drain | down CONFIG`: a pool that runs by itself."""
 
 import json
 import logging
@@ -10,6 +10,7 @@ from typing import Literal
 from kd_ray.cluster.pool import service
 from kd_ray.cluster.pool.manager import PoolStatus
 from kd_ray.cluster.pool.plan import PoolSpec
+from kd_ray.commands.pool_report import pool_report
 from kd_ray.commands.pool_status import as_plain, show
 from kd_ray.config.pool import PoolConfig
 from kd_ray.evaluation.system import read_teacher_list
@@ -19,7 +20,7 @@ from kd_ray.teachers.transcriber import TranscriberSpec
 
 logger = logging.getLogger(__name__)
 
-Action = Literal["up", "update", "status", "drain", "down"]
+Action = Literal["up", "update", "status", "report", "drain", "down"]
 
 
 def pool(
@@ -32,7 +33,7 @@ def pool(
     as_json: bool = False,
     watch: float | None = None,
 ) -> PoolStatus | None:
-    """Start, look at, drain or end a named pool.
+    """Start, look at, drain or end a named pool, or report who is trusted where in it.
 
     Args:
         config: of the pool.
@@ -48,6 +49,9 @@ def pool(
         PoolStartError: a host could not be started.
         PoolChangeError: the running pool could not be changed, and was not.
     """
+    if action == "report":
+        pool_report(config, root)
+        return None
     with service.join_cluster():
         match action:
             case "up":
@@ -107,7 +111,8 @@ def spec_of(config: PoolConfig, root: Path) -> PoolSpec:
     section = config.teachers.recognizer
     recognizer = None if section is None else TranscriberSpec(root / section.system, section)
     return PoolSpec(
-        config.model_copy(update={"hosts": hosts}),
+        # What is reported is no part of what runs.
+        config.model_copy(update={"hosts": hosts, "report": None}),
         tuple(map(str, folders)),
         recognizer,
         digests=tuple(card.info.digest for card in cards),

@@ -4,8 +4,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from kd_ray.config.base import Section
+from kd_ray.config.base import Name, Section
+from kd_ray.config.data import TextColumn
 from kd_ray.config.sources import HostSettings, PoolName
+from kd_ray.config.strategies import Average, Best, Strategy, Trust, Weighted
 from kd_ray.config.teachers import OnTheFly
 
 
@@ -49,8 +51,53 @@ class PoolScaling(Section):
         return self
 
 
+class PoolReport(Section):
+    """`kd-ray pool report`: teachers' errors on a split, and who is trusted where."""
+
+    name: Name
+    """What it finds is in `runs/<name>/`."""
+    split: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """What the table of error rates calls the split; not the one that students train on."""
+    manifest: str
+    tokens: str
+    """Token file of the teachers."""
+    column: TextColumn = "phones"
+    """What teachers write; rows without it are left out."""
+    reads: TextColumn | None = None
+    """The column that text teachers read."""
+    trust: Trust | None = None
+    """Which errors count; null: `ctc_greedy` where all teachers have a CTC head, else
+    `teacher_forced` (of text teachers `teacher_forced_chrf`)."""
+    groups: tuple[str, ...] | None = None
+    """Manifest columns by which utterances are grouped, `duration` among them; null: all that make
+    groups."""
+    buckets: int = Field(4, ge=2)
+    """Into how many groups of like size numbers are cut."""
+    strategies: tuple[Strategy, ...] = (Average(), Best(), Weighted())
+    """Whose weights are shown, each utterance by its own trust."""
+    source: Literal["pool", "local"] = "pool"
+    """`local`: the teachers of the list are loaded into this process, and no pool is needed."""
+    batch_size: int = Field(32, ge=1)
+    """Utterances of a request."""
+    in_flight: int = Field(8, ge=1)
+    """Requests at a time."""
+    resamples: int = Field(1000, ge=1)
+    """Of the bootstrap that intervals are made by."""
+
+    @model_validator(mode="after")
+    def _by_the_utterance(self) -> Self:
+        scopes = {getattr(strategy, "scope", "utterance") for strategy in self.strategies}
+        if scopes - {"utterance"}:
+            raise ValueError(
+                f"strategies with scope {', '.join(map(repr, sorted(scopes - {'utterance'})))}: "
+                "the report weighs each utterance by its own trust, and makes the table that "
+                "scope 'corpus' reads; leave scope out"
+            )
+        return self
+
+
 class PoolConfig(Section):
-    """`kd-ray pool up | update | status | drain | down`."""
+    """`kd-ray pool up | update | status | report | drain | down`."""
 
     command: Literal["pool"]
     name: PoolName
@@ -66,6 +113,8 @@ class PoolConfig(Section):
     """A job that has not been heard of for so long is no longer attached."""
     idle_release_s: float | None = Field(None, gt=0)
     """Without any job for so long, hosts are ended; the next job starts them again. null: never."""
+    report: PoolReport | None = None
+    """For `kd-ray pool report`."""
 
     @model_validator(mode="after")
     def _hosts_within_bounds(self) -> Self:

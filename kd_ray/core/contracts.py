@@ -19,9 +19,10 @@ from kd_ray.core.targets import FloatArray, IntArray, LabelStrings, TokenTarget,
 PROTOCOL_VERSION = 5
 """Raised whenever a request or signal changes its shape or meaning."""
 
-Wanted = Literal["tokens", "labels", "chrf"]
-"""`tokens`: decoder distributions along the prefix; `labels`: CTC label strings; `chrf`: beside one
-of them, 1 - chrF of the decoder's argmax along the references."""
+Wanted = Literal["tokens", "labels", "trust", "chrf"]
+"""`tokens`: decoder distributions along the prefix; `labels`: CTC label strings; `trust`: without
+these two, nothing but errors and confidence, which every answer has; `chrf`: beside one of them,
+1 - chrF of the decoder's argmax along the references."""
 
 CHRF_WHOLE = 1_000_000
 """`chrf_errors` are counted in millionths: so many are a chrF of 0."""

@@ -12,6 +12,7 @@ import jiwer
 import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
+from rapidfuzz.process import cpdist
 
 from kd_ray.core.targets import IntArray
 
@@ -129,17 +130,16 @@ def count_errors(
 def edit_errors(
     references: Sequence[Sequence[int] | IntArray], hypotheses: Sequence[Sequence[int] | IntArray]
 ) -> NDArray[np.int64]:
-    """Substitutions + insertions + deletions of each pair (rapidfuzz), as an array.
+    """Substitutions + insertions + deletions of each pair, as an array: one call of rapidfuzz.
 
     Raises:
         ValueError: if there are not as many hypotheses as references.
     """
     _paired(references, hypotheses)
-    return np.array(
-        [
-            Levenshtein.distance(_plain(reference), _plain(hypothesis))
-            for reference, hypothesis in zip(references, hypotheses, strict=True)
-        ],
+    return cpdist(
+        [_plain(reference) for reference in references],
+        [_plain(hypothesis) for hypothesis in hypotheses],
+        scorer=Levenshtein.distance,
         dtype=np.int64,
     )
 

@@ -8,17 +8,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kd_ray import __version__
 from kd_ray.evaluation.run_folder import write_atomically
 from kd_ray.report import plots
 from kd_ray.report.bootstrap import Statistics
 from kd_ray.report.diagnostics import diagnostics
+from kd_ray.report.document import document
 from kd_ray.report.evaluations import ErrorRates, Evaluated, read_evaluated
 from kd_ray.report.html import Html, h, joined
 from kd_ray.report.results import Hypotheses, Results
 from kd_ray.report.run_sections import runs_section
 from kd_ray.report.runs import Run, environment_facts, read_runs, repeat_command
-from kd_ray.report.style import CSS
 from kd_ray.report.summary import summary_sentence, warnings_of
 from kd_ray.report.systems import Evaluation, read_json
 from kd_ray.report.tables import NONE, TIMES, Line, View
@@ -102,37 +101,16 @@ def _page(
         ("runs", "Runs", runs_section(runs)),
         ("utterances", "Utterances", samples),
     ]
-    sections = [section for section in sections if section[2]]
-    links = joined(h('<a href="#{id}">{name}</a>', id=i, name=n) for i, n, _ in sections)
-    body = joined(
-        h('<section id="{id}"><h2>{name}</h2>{inside}</section>', id=i, name=n, inside=inside)
-        for i, n, inside in sections
-    )
-    return h(
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        "<title>{title}</title>\n<style>{css}</style>\n</head>\n<body>\n<main>\n"
-        '<header><h1>{title}</h1><div class="byline">{byline}</div>'
-        '<p class="lead">{lead}</p>{warnings}<nav>{links}</nav></header>\n'
-        "{body}\n<footer>{footer}</footer>\n</main>\n</body>\n</html>\n",
-        title=title,
-        css=Html(CSS),
-        byline=f"kd_ray {__version__} · evaluation {origin.name} · {now:%Y-%m-%d %H:%M} "
-        f"{now.tzname() or ''}".rstrip(),
+    return document(
+        title,
+        sections,
+        origin=f"evaluation {origin.name}",
+        now=now,
         lead=lead,
-        warnings=_warnings(warnings_of(results, runs)),
-        links=links,
-        body=body,
+        warnings=warnings_of(results, runs),
         footer="Written by kd_ray from run folders; every figure is computed from the counts and "
         "metrics in them.",
     )
-
-
-def _warnings(warnings: Sequence[str]) -> Html:
-    if not warnings:
-        return Html("")
-    items = joined(h("<li>{text}</li>", text=text) for text in warnings)
-    return h('<div class="warnings"><h2>To bear in mind</h2><ul>{items}</ul></div>', items=items)
 
 
 def _results_section(results: Evaluation[Any], view: View, notes: Sequence[str]) -> Html:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kd_ray.report.cost_tables import cost_cells, costs_of_run, costs_side_by_side
 from kd_ray.report.html import Html, h, joined
 from kd_ray.report.runs import (
     TIES_WARNING,
@@ -43,6 +44,9 @@ def _group(title: str, runs: Sequence[Run]) -> Html:
     parts = [h("<h3>{title}</h3>", title=title)]
     if len(runs) > 1 and differing:
         parts.append(_differences(runs, differing))
+    costs = costs_side_by_side(runs)
+    if costs is not None:
+        parts.append(h("<h4>What the teachers cost</h4>{table}", table=_plain_table(*costs)))
     parts.append(_shared(shared, len(runs)))
     blocks = joined(_run(run) for run in runs)
     if len(runs) > FEW_RUNS:
@@ -122,7 +126,7 @@ def _run(run: Run) -> Html:
         if run.faults
         else Html("")
     )
-    inside = joined([_signal(run), _events(run), _repeat(run)])
+    inside = joined([_signal(run), _costs(run), _events(run), _repeat(run)])
     return h(
         '<details class="run card"{open}><summary><b>{label}</b>'
         '<span class="badge {badge}">{status}</span>{faults}{summary}</summary>'
@@ -203,8 +207,8 @@ def _signal(run: Run) -> Html:
             rows.append((name, f"{100 * share:.1f} % of utterances", share > TIES_WARNING))
     signal = run.summary.get("signal")
     for key, value in flatten(signal if isinstance(signal, Mapping) else {}).items():
-        if key == "teacher_s" and not value:
-            continue  # Out of a store: no teacher ran.
+        if key == "teacher_s" and (not value or costs_of_run(run)):
+            continue  # Out of a store no teacher ran; else it is among the costs.
         text = f"{value:.3g}" if isinstance(value, float) else as_text(value)
         name = "seconds of teacher computation" if key == "teacher_s" else key.replace("_", " ")
         rows.append((name, text, False))
@@ -220,6 +224,13 @@ def _signal(run: Run) -> Html:
     return h(
         "<h4>Teachers&rsquo; signals</h4>{table}", table=_plain_table(["measure", "value"], lines)
     )
+
+
+def _costs(run: Run) -> Html:
+    cells = cost_cells(run)
+    if cells is None:
+        return Html("")
+    return h("<h4>What the teachers cost</h4>{table}", table=_plain_table(*cells))
 
 
 def _events(run: Run) -> Html:

@@ -3,6 +3,7 @@
 CSS = """
 :root {
   color-scheme: light dark;
+  --heat: 0;
   --page: #f7f7f5; --surface: #ffffff; --ink: #1c2026; --muted: #5c6470; --line: #e0e2e5;
   --grid: #e3e5e8; --accent: #005c91; --hover: #f2f4f6; --best: #eaf3f9;
   --teacher: #9aa2ad; --base: #3d444d;
@@ -85,6 +86,8 @@ table { border-collapse: collapse; font-size: 13px; }
 .data tr.section > * { border-top: 2px solid var(--line); }
 .data tr.mean > * { font-style: italic; }
 .data tr.best > * { font-weight: 650; background: var(--best); }
+.heat td { background: rgb(0 114 178 / var(--heat)); }
+.heat td.top { font-weight: 650; }
 .data td.wrap { white-space: normal; overflow-wrap: anywhere; min-width: 16em; }
 .swatch { display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 8px; }
 .plots { display: grid; grid-template-columns: 1fr; gap: 16px; }

@@ -13,6 +13,7 @@ from kd_ray.config.model import GlobalNormalizer
 from kd_ray.config.sources import PoolSource
 from kd_ray.config.strategies import Strategy
 from kd_ray.core.contracts import Reporter, TeacherSource
+from kd_ray.core.costs import SourceCosts
 from kd_ray.core.handshake import handshake
 from kd_ray.core.schedules import Progress as HowFar
 from kd_ray.core.schedules import Schedule, alpha_at
@@ -38,6 +39,7 @@ from kd_ray.students.rollout_memory import gather_in_flight, in_flight_from_json
 from kd_ray.students.rollouts import build_planner, remembered
 from kd_ray.students.signal_statistics import SignalStatistics
 from kd_ray.students.step import Learner, TeacherForcing
+from kd_ray.students.teacher_costs import totals
 from kd_ray.students.validation import Validation
 
 
@@ -165,12 +167,16 @@ def build_student(
                 write_model(run.path / name, {"error_rate": error, "epoch": epoch})
 
     def save_state(progress: Progress) -> None:
-        totals = SignalStatistics.from_list(collective.sum(progress.statistics.to_list()))
+        statistics, costs = totals(progress, source, collective)
         in_flight = gather_in_flight(pipeline.rollouts_in_flight(progress.update), collective)
         if collective.rank == 0:
             state = {
                 "update": progress.update,
-                "progress": {**asdict(progress), "statistics": asdict(totals)},
+                "progress": {
+                    **asdict(progress),
+                    "statistics": asdict(statistics),
+                    "costs": asdict(costs),
+                },
                 "schedule": schedule.to_dict(),
                 "made_of": made_of,
             }
@@ -241,8 +247,10 @@ def _teachers_hear(source: TeacherSource) -> bool:
 
 def _progress(state: dict[str, Any], *, leads: bool) -> Progress:
     # Rank 0 carries the sum of all workers on; it is summed again at the end.
-    statistics = SignalStatistics(**state.pop("statistics")) if leads else SignalStatistics()
-    return Progress(**{**state, "statistics": statistics})
+    statistics, costs = state.pop("statistics"), state.pop("costs", {})
+    if not leads:
+        return Progress(**state)
+    return Progress(**state, statistics=SignalStatistics(**statistics), costs=SourceCosts(**costs))
 
 
 def _same_making(run: RunFolder, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

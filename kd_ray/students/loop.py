@@ -20,6 +20,7 @@ from torch import nn
 from kd_ray.config.strategies import Trust
 from kd_ray.config.training import Training
 from kd_ray.core.contracts import Reporter, Signal, TeachersGone
+from kd_ray.core.costs import SourceCosts
 from kd_ray.core.criteria import Part
 from kd_ray.core.schedules import Schedule
 from kd_ray.students.checkpoints import TrainingCheckpoints
@@ -50,6 +51,10 @@ class Progress:
     """The model has not become better for `training.patience` epochs."""
     skipped_in_a_row: int = 0
     seconds: float = 0.0
+    teacher_wait_s: float = 0.0
+    """Of those, seconds in which the student stood still for its teachers."""
+    costs: SourceCosts = field(default_factory=SourceCosts)
+    """Of the teachers, in earlier sessions of this run."""
     statistics: SignalStatistics = field(default_factory=SignalStatistics)
 
 
@@ -104,6 +109,7 @@ def train(student: Student, progress: Progress) -> Progress:
         figures = take_update(student, progress, update)
         progress.update = update.index + 1
         progress.seconds += time.perf_counter() - started + update.data_s + update.rollout_s
+        progress.teacher_wait_s += update.teacher_wait_s
         student.reporter.metrics({"kind": "train", **figures})
         if update.ends_epoch and _is_validated(student, update):
             validate(student, progress, update)

@@ -68,7 +68,8 @@ def _resolved(strategy: Strategy, teachers: Sequence[TeacherInfo], root: Path) -
         except (OSError, ValueError) as error:
             raise TrustError(
                 f"teachers.strategy.table: {path} is no table of error rates "
-                f"(`kd-ray evaluate` writes them as trust/SPLIT.json): {error}"
+                f"(`kd-ray evaluate` and `kd-ray pool report` write them as trust/SPLIT.json): "
+                f"{error}"
             ) from error
     digests = [teacher.digest for teacher in teachers]
     return strategy.model_copy(update={"table": table_for(table, digests)})

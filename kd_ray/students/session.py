@@ -13,7 +13,7 @@ from kd_ray.evaluation.run_folder import RunFolder
 from kd_ray.students.assembly import build_student
 from kd_ray.students.collective import Collective
 from kd_ray.students.loop import Progress, Student, train
-from kd_ray.students.signal_statistics import SignalStatistics
+from kd_ray.students.teacher_costs import cost_summary, totals
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def run_session(
     collective.barrier()
     train(student, progress)
     average = _export_average(student, run)
-    progress.statistics = SignalStatistics.from_list(collective.sum(progress.statistics.to_list()))
+    progress.statistics, progress.costs = totals(progress, source, collective)
     summary = _summary(config, student, progress) | average
     if leads:
         _warn_of_ties(summary, run)
@@ -99,6 +99,12 @@ def _summary(
         summary["strategy"] = config.teachers.strategy.type
         summary["teachers"] = student.num_teachers
         summary["source"] = config.teachers.source.type
+        summary["costs"] = cost_summary(
+            progress.costs,
+            positions=progress.statistics.positions,
+            wait_s=progress.teacher_wait_s,
+            seconds=progress.seconds,
+        )
     return summary
 
 

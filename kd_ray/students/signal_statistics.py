@@ -27,6 +27,8 @@ class SignalStatistics:
     missing_answers: int = 0
     """Teachers that did not answer, summed over signals."""
     teacher_s: float = 0.0
+    positions: int = 0
+    """Target positions with a distribution."""
 
     def add(self, signal: Signal, trust: Trust) -> None:
         """Count one signal; `trust` says which error rate ties are looked for in."""
@@ -34,6 +36,8 @@ class SignalStatistics:
         self.utterances += len(signal.utterance_ids)
         self.missing_answers += signal.num_teachers - len(signal.answered)
         self.teacher_s += signal.teacher_s
+        if signal.tokens is not None:
+            self.positions += int(signal.tokens.lengths.sum())
         if signal.labels is not None:
             self.distinct_strings += len(signal.labels.lengths)
             self.dropped_weight += float(signal.labels.dropped_weight.sum())

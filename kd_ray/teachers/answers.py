@@ -21,6 +21,7 @@ from kd_ray.core.contracts import (
     TeachersGone,
     Written,
 )
+from kd_ray.core.costs import SourceCosts
 from kd_ray.core.trust import trusts_chrf
 from kd_ray.core.written import best_of
 from kd_ray.teachers.policies import GiveUp, Proceed, judge_alone, judge_quorum
@@ -55,6 +56,8 @@ class HostAnswer:
     """In place of `partial`, where the host was asked to finish and could."""
     known_rows: int = 0
     """Utterances, of each teacher, that the host's cache answered."""
+    loads: float = 0.0
+    """Teachers that were loaded for it, a shared pass counted by share of utterances."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +115,17 @@ def check_request(request: Request[Any], num_teachers: int) -> None:
                 "counted from 0"
             )
         return
-    if not request.wanted & {"tokens", "labels"}:
+    if not request.wanted & {"tokens", "labels", "trust"}:
         raise ValueError(
-            "request.wanted is empty, or holds 'chrf' alone; ask for 'tokens', 'labels' or both"
+            "request.wanted is empty, or holds 'chrf' alone; ask for 'tokens', 'labels' or both, "
+            "or for 'trust'"
         )
     if trusts_chrf(request.fusion) and "chrf" not in request.wanted:
         raise ValueError(
             "request.fusion trusts teachers by 1 - chrF (trust 'teacher_forced_chrf'), and "
             "request.wanted lacks 'chrf'; add it"
         )
-    if "tokens" in request.wanted:
+    if request.wanted & {"tokens", "trust"}:
         request.decoder_prefix()
 
 
@@ -195,6 +199,8 @@ class Ledger:
         """`requests`, `signals`, `shortened_signals`, `hosts_left_out`, `hosts_back`, `retries`,
         `teachers_quarantined`, `teachers_replaced`, `teachers_removed`, `teachers_gone`, `busy`,
         `cancelled`."""
+        self.costs = SourceCosts()
+        """Of the answers, without bytes."""
         self._on_event = on_event
         self._lost: dict[int, str] = {}
         self._last_missing: tuple[int, ...] = ()
@@ -270,7 +276,20 @@ class Ledger:
         self._note_shortened(decision)
         signal = fuse(request, answers, fused)
         self.counts["signals"] += 1
+        self._charge(len(request.utterance_ids), answers)
         return signal
+
+    def _charge(self, utterances: int, answers: Sequence[HostAnswer]) -> None:
+        cost = SourceCosts(
+            requests=1,
+            utterances=utterances,
+            rows=utterances * sum(len(answer.answered) for answer in answers),
+            known_rows=sum(answer.known_rows for answer in answers),
+            teacher_s=sum(answer.teacher_s for answer in answers),
+            loads=sum(answer.loads for answer in answers),
+        )
+        with self._lock:
+            self.costs += cost
 
     def judge(self, answered: Sequence[int], *, only: int | None = None) -> Proceed | GiveUp:
         """Are these enough? `only`: this teacher was asked, and no other."""

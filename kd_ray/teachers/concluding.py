@@ -17,12 +17,14 @@ from kd_ray.teachers.rows import Output
 class Done:
     """A teacher's output for a request or a piece of it, and what it cost.
 
-    `seconds`: its share of the passes. `known`: utterances that were in the cache.
+    `seconds`: its share of the passes. `known`: utterances that were in the cache. `loads`: its
+    share of the times that the teacher was loaded for them.
     """
 
     output: Output
     seconds: float
     known: int = 0
+    loads: float = 0.0
 
 
 def conclude(
@@ -47,6 +49,9 @@ def conclude(
     outputs = [_renumbered(each.output, numbers) for each in done]
     scored = tuple(each for each in outputs if isinstance(each, TeacherOutput))
     written = tuple(each for each in outputs if isinstance(each, Written))
+    if isinstance(request, Score) and not request.wanted & {"tokens", "labels"}:
+        # Trust alone: a few numbers for each utterance, whatever the teachers wrote.
+        scored = tuple(dataclasses.replace(each, strings=()) for each in scored)
     partial: strategies.Partial | Written | None = None
     fused: strategies.FusedTargets | None = None
     if isinstance(request, Score) and scored:
@@ -65,9 +70,10 @@ def conclude(
             called: quarantined[index] for index, called in numbers.items() if index in quarantined
         },
         teacher_s=sum(each.seconds for each in done),
-        outputs=tuple(outputs) if request.per_teacher else (),
+        outputs=(*scored, *written) if request.per_teacher else (),
         fused=fused,
         known_rows=sum(each.known for each in done),
+        loads=sum(each.loads for each in done),
     )
 
 

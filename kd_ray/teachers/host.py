@@ -134,7 +134,6 @@ class TeacherHost:
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="teacher-memory")
         self._costs = Costs()
         self._busy_s: defaultdict[int, float] = defaultdict(float)
-        self._open_requests = 0
         self._requests = 0
         self._pieces = 0
 
@@ -156,12 +155,13 @@ class TeacherHost:
         return HostStatus(
             teachers=tuple(sorted(self._here)),
             quarantined=dict(self._quarantined),
-            open_requests=self._open_requests,
+            open_requests=self._costs.open_requests,
             queued_utterances=self._batcher.depth,
             batches=self._batcher.statistics,
             jobs=self._batcher.statistics_by_job,
             costs=self._costs.by_job,
             busy_s={index: self._busy_s[index] for index in sorted(self._here)},
+            errors=dict(self._costs.errors),
             cache=self._memory.outputs,
             residency=self._residents.status,
             fused=self._memory.fused,
@@ -185,26 +185,16 @@ class TeacherHost:
         check_request(request, num_teachers)
         numbers = self._numbers(request, call)
         expires_s = self._clock.now() + request.deadline_s
-        self._open_requests += 1
         self._batcher.set_weight(call.job, call.weight)
-        try:
-            teachers = [self._infos[index] for index in numbers]
-            size = held_bytes(request, teachers)
+        with self._costs.answering(call.job, self._clock.now) as cost:
+            size = held_bytes(request, [self._infos[index] for index in numbers])
             async with self._gate.inside(call.job, size, expires_s):
                 answer = await self._answer(Asked(request, call, numbers, num_teachers, expires_s))
-            self._costs.add(
-                call.job,
-                JobCost(
-                    requests=1,
-                    rows=len(request.utterance_ids) * len(answer.answered),
-                    known_rows=answer.known_rows,
-                    teacher_s=answer.teacher_s,
-                    bytes_in=request.audio.samples.nbytes,
-                ),
-            )
-            return answer
-        finally:
-            self._open_requests -= 1
+            cost.rows = len(request.utterance_ids) * len(answer.answered)
+            cost.known_rows = answer.known_rows
+            cost.teacher_s, cost.loads = answer.teacher_s, answer.loads
+            cost.bytes_in = request.audio.samples.nbytes
+        return answer
 
     async def _answer(self, asked: Asked) -> HostAnswer:
         """Of what is remembered, and of teachers for the rest."""
@@ -410,7 +400,8 @@ class TeacherHost:
         fresh = join_rows([piece.output for piece in whole])
         self._memory.keep(info, opened.known, found.missing, fresh)
         seconds = sum(piece.seconds for piece in whole)
-        return Done(found.whole(fresh, index), seconds, cached)
+        loads = sum(piece.loads for piece in whole)
+        return Done(found.whole(fresh, index), seconds, cached, loads)
 
     def _choose(self, ready: Sequence[Ready[Queue]]) -> Queue:
         """Where teachers take turns: the queue of the teacher whose turn it is."""
@@ -431,8 +422,9 @@ class TeacherHost:
         if queue.teacher in self._quarantined:
             return [None] * len(works)
         try:
-            output, seconds = await _run_in(self._passes, self._forward, queue, works)
+            output, seconds, loads = await _run_in(self._passes, self._forward, queue, works)
         except LoadFailed as error:
+            self._costs.errors["LoadFailed"] += 1
             if error.final and queue.teacher in self._here:
                 self._quarantine(queue.teacher, error.reason)
             return [None] * len(works)
@@ -444,7 +436,11 @@ class TeacherHost:
         size = sum(work.size for work in works)
         ends = np.cumsum([work.size for work in works])
         return [
-            Done(take_rows(output, int(end) - work.size, int(end)), seconds * work.size / size)
+            Done(
+                take_rows(output, int(end) - work.size, int(end)),
+                seconds=seconds * work.size / size,
+                loads=loads * work.size / size,
+            )
             for work, end in zip(works, ends, strict=True)
         ]
 
@@ -452,11 +448,17 @@ class TeacherHost:
         name = self._infos[index].name
         logger.warning("teacher %s is quarantined on this host: %s", name, reason)
         self._quarantined[index] = reason
+        self._costs.errors["quarantined"] += 1
         self._memory.forget_teacher(self._infos[index].answers_digest)
 
-    def _forward(self, queue: Queue, works: Sequence[Work]) -> tuple[Output, float]:
-        """Run the teacher; its output is checked for size and numbered as in the pool."""
-        started = time.perf_counter()
+    @property
+    def _loads(self) -> int:
+        status = self._residents.status
+        return 0 if status is None else status.loads
+
+    def _forward(self, queue: Queue, works: Sequence[Work]) -> tuple[Output, float, int]:
+        """Its output, checked for size and numbered as in the pool; seconds; loads."""
+        started, loaded = time.perf_counter(), self._loads
         inputs, lengths = pad_together(works)
         masks = masks_together(works)
         prefix = Labels.of([string for work in works for string in work.prefix])
@@ -480,7 +482,7 @@ class TeacherHost:
             raise RuntimeError(
                 f"teacher {teacher.info.name} answered {rows} utterances of {len(lengths)}"
             )
-        return output, time.perf_counter() - started
+        return output, time.perf_counter() - started, self._loads - loaded
 
 
 async def _run_in(

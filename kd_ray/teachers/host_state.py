@@ -79,6 +79,8 @@ class HostStatus:
     """What was done for each job."""
     costs: Mapping[str, JobCost]
     """What each job cost."""
+    errors: Mapping[str, int]
+    """By kind: requests that were not answered, loads that failed, teachers quarantined."""
     busy_s: Mapping[int, float]
     """Seconds of computation of each teacher, since it came here."""
     cache: CacheStatistics | None

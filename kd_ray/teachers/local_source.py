@@ -17,6 +17,7 @@ from kd_ray.core.contracts import (
     Score,
     TeachersInfo,
 )
+from kd_ray.core.costs import SourceCosts
 from kd_ray.teachers.answers import Ledger, OnEvent, check_request
 from kd_ray.teachers.host import ScoringTeacher, TeacherHost
 from kd_ray.teachers.transcriber import Transcriber
@@ -65,6 +66,10 @@ class LocalSource:
     def counts(self) -> dict[str, int]:
         """Requests, signals and losses so far."""
         return dict(self._ledger.counts)
+
+    def costs(self) -> SourceCosts:
+        """What the answers took; no bytes travel."""
+        return self._ledger.costs
 
     def ask(self, request: Request[Answer]) -> PendingSignal[Answer]:
         """Hand the request to the worker thread; returns at once."""

@@ -18,6 +18,7 @@ from kd_ray.core.contracts import (
     TeachersInfo,
     View,
 )
+from kd_ray.core.costs import SourceCosts
 from kd_ray.core.strategies import fuse
 from kd_ray.speech.manifest import Utterance
 from kd_ray.teachers.store.files import StoreError
@@ -70,6 +71,7 @@ class StoreSource:
         self._lock = threading.Lock()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="store-source")
         self._closed = False
+        self._costs = SourceCosts()
 
     def describe(self) -> TeachersInfo:
         """The selected teachers, numbered in the order of the selection."""
@@ -101,6 +103,10 @@ class StoreSource:
             self._in_flight_bytes += num_bytes
         future = self._reader.submit(self._answer, request)
         return cast(PendingSignal[Answer], PendingStoreSignal(self, future, num_bytes))
+
+    def costs(self) -> SourceCosts:
+        """What was read; nothing is computed."""
+        return self._costs
 
     def close(self) -> None:
         """Stop reading; signals that were not begun are given up."""
@@ -139,6 +145,9 @@ class StoreSource:
             outputs = tuple(replace(output, log_probs=None) for output in outputs)
         fused = fuse(outputs, request.fusion, len(self.digests))
         sent = outputs if request.per_teacher else ()
+        rows = len(request.utterance_ids) * len(self.digests)
+        # Answers are made on one thread.
+        self._costs += SourceCosts(1, len(request.utterance_ids), rows, rows)
         return fused.signal(request.utterance_ids, outputs=sent)
 
     def _check_prefix(self, request: Score, stored: Sequence[Sequence[str]]) -> None:

@@ -63,6 +63,8 @@ def test_a_copy_answers_for_a_host_that_dies_and_the_host_comes_back(two_copies)
     assert "started again" in events[-1][1]["reason"]
     # The client hears it from the host itself, maybe before the keeper looks again.
     until(lambda: two_copies.events.kinds == ["host_died", "host_started_again"])
+    until(lambda: two_copies._keeper.restarts[killed.name] is not None)
+    assert two_copies._keeper.restarts[killed.name].reason == two_copies.events[0][1]["reason"]
     both = [source.ask(request(seed)) for seed in range(10, 13)]
     for seed, pending in zip(range(10, 13), both, strict=True):
         assert_same_signal(pending.result(30), local_signal(SLOW, request(seed), range(4)))

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from kd_ray.cluster.pool.nodes import Seat
 from kd_ray.config.sources import PoolSource as PoolSettings
 from kd_ray.core.contracts import TeacherInfo, TeachersInfo
 from kd_ray.teachers.answers import HostAnswer
@@ -100,6 +101,7 @@ class HostArrival:
     infos: tuple[TeacherInfo, ...]
     pid: int
     node: str
+    seat: Seat
     recognizer: TeacherInfo | None = None
 
 

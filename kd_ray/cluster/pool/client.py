@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import threading
 from collections import Counter
+from dataclasses import replace
 from typing import Any, Generic
 
 import numpy as np
@@ -12,6 +13,7 @@ from kd_ray.cluster.pool.address import PoolAddress
 from kd_ray.cluster.pool.exchange import Exchange
 from kd_ray.cluster.pool.roster import Roster
 from kd_ray.core.contracts import Answer, Busy, Generate, Request, Score, TeachersInfo
+from kd_ray.core.costs import SourceCosts
 from kd_ray.teachers.answers import Ledger, OnEvent, check_request
 from kd_ray.teachers.policies import Refuse, judge_admission
 
@@ -47,7 +49,7 @@ class PoolSource:
         self._job, self._data = job, data
         self._ledger = Ledger(address.info.teachers, address.settings.quorum, on_event)
         self._max_bytes = int(address.settings.max_bytes_in_flight_mib * _MIB)
-        self._bytes_in_flight = 0
+        self._bytes_in_flight = self._bytes_sent = 0
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -65,6 +67,16 @@ class PoolSource:
     def counts(self) -> dict[str, int]:
         """Requests, signals and losses so far."""
         return dict(self._ledger.counts)
+
+    def costs(self) -> SourceCosts:
+        """What the answers took, with the bytes of every edge."""
+        return replace(
+            self._ledger.costs,
+            bytes_sent=self._bytes_sent,
+            bytes_hosts=self.edges["hosts"],
+            bytes_nodes=self.edges["nodes"],
+            bytes_student=self.edges["student"],
+        )
 
     @property
     def bytes_in_flight(self) -> int:
@@ -90,6 +102,7 @@ class PoolSource:
                     "collect a pending signal first"
                 )
             self._bytes_in_flight += size
+            self._bytes_sent += request.audio.samples.nbytes
             self._ledger.counts["requests"] += 1
         exchange = Exchange(
             request,

@@ -20,6 +20,7 @@ from kd_ray.cluster.pool.address import (
     PoolAddress,
     arrays_bytes,
 )
+from kd_ray.cluster.pool.nodes import seat_here
 from kd_ray.cluster.pool.plan import PoolPlan
 from kd_ray.config.sources import HostSettings
 from kd_ray.config.sources import PoolSource as PoolSettings
@@ -95,7 +96,7 @@ class HostProcess:
         node = ray.get_runtime_context().get_node_id()
         infos = self._host.infos
         teachers = tuple(info.index for info in infos)
-        return HostArrival(teachers, infos, os.getpid(), node, self._host.recognizer)
+        return HostArrival(teachers, infos, os.getpid(), node, seat_here(), self._host.recognizer)
 
     async def answer(
         self, audio: Audio, question: Score | Generate, call: Call

@@ -36,6 +36,16 @@ logger = logging.getLogger(__name__)
 _LOOK_S = 0.5
 
 
+@dataclass(frozen=True)
+class Restart:
+    """A host that was started again."""
+
+    at_s: float
+    """Unix time."""
+    reason: str
+    """Why it had ended."""
+
+
 @dataclass
 class _Kept:
     """A host that is looked after; times by the monotonic clock."""
@@ -51,6 +61,9 @@ class _Kept:
     not_before_s: float = 0.0
     deaths: list[Death] = field(default_factory=list)
     given_up: str | None = None
+    lost_because: str = ""
+    restart: Restart | None = None
+    """The latest."""
 
 
 class PoolKeeper:
@@ -132,6 +145,11 @@ class PoolKeeper:
             self._hosts = {other: kept for other, kept in self._hosts.items() if other != name}
         return None if host is None else host.handle
 
+    @property
+    def restarts(self) -> dict[str, Restart | None]:
+        """Each host's latest one."""
+        return {name: host.restart for name, host in list(self._hosts.items())}
+
     def close(self) -> None:
         """Look no more; the hosts are left as they are."""
         self._stop.set()
@@ -192,6 +210,7 @@ class PoolKeeper:
             logger.warning("host %s is up again after %.1f s", host.name, seconds)
             self._tell("host_started_again", host=host.name, seconds=seconds, pid=arrival.pid)
             host.arrival = arrival
+            host.restart = Restart(time.time(), host.lost_because)
         host.heard_s = now
         return None, False
 
@@ -208,6 +227,7 @@ class PoolKeeper:
 
     def _lost(self, host: _Kept, decision: Respawn | GiveUpHost, now: float) -> None:
         self.counts["deaths"] += 1
+        host.lost_because = decision.reason
         logger.warning("%s", decision.reason)
         self._tell("host_died", host=host.name, reason=decision.reason)
         if isinstance(decision, Respawn):

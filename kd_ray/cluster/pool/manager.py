@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import ray
 
+from kd_ray import __version__
 from kd_ray.cluster.pool.address import (
     NAMESPACE,
     HostAddress,
@@ -25,11 +26,13 @@ from kd_ray.cluster.pool.address import (
 from kd_ray.cluster.pool.changes import Handover, PoolChangeError, PoolChanges
 from kd_ray.cluster.pool.hosts import HostStarter, PoolStartError, kill_hosts
 from kd_ray.cluster.pool.jobs import Job, JobBook, JobView, Lease
-from kd_ray.cluster.pool.keeper import PoolKeeper
+from kd_ray.cluster.pool.keeper import PoolKeeper, Restart
+from kd_ray.cluster.pool.nodes import NodeView, Seat, node_views
 from kd_ray.cluster.pool.plan import PoolPlan, PoolSpec, first_plan, weight_bytes
 from kd_ray.cluster.pool.roster import HOST_GONE, one_line
 from kd_ray.cluster.pool.scaler import PoolScaler, healed
 from kd_ray.cluster.pool.update import Update, updated_plan
+from kd_ray.core.contracts import PROTOCOL_VERSION
 from kd_ray.teachers.host import HostStatus
 from kd_ray.teachers.policies.health import HealthLimits
 
@@ -58,7 +61,11 @@ class HostView:
     name: str
     node: str
     pid: int
+    seat: Seat | None
+    """None where it is down or has not arrived."""
     status: HostStatus | None
+    restart: Restart | None
+    """The latest."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,11 @@ class PoolStatus:
     name: str
     state: Literal["starting", "up", "draining", "asleep", "failed"]
     up_s: float
+    protocol: int
+    package: str
     teachers: int
+    nodes: tuple[NodeView, ...]
+    """Where its hosts are."""
     hosts: tuple[HostView, ...]
     jobs: tuple[JobView, ...]
     deaths: int
@@ -222,12 +233,17 @@ class PoolManager:
             statuses = _statuses(keeper)
             for name, arrival in keeper.arrivals.items():
                 node, pid = ("", 0) if arrival is None else (arrival.node, arrival.pid)
-                hosts.append(HostView(name, node, pid, statuses.get(name)))
+                seat = None if arrival is None else arrival.seat
+                restart = keeper.restarts.get(name)
+                hosts.append(HostView(name, node, pid, seat, statuses.get(name), restart))
         return PoolStatus(
             name=self._spec.config.name,
             state=self._state(),
             up_s=time.time() - self._began_s,
+            protocol=PROTOCOL_VERSION,
+            package=__version__,
             teachers=len(self._spec.folders) if plan is None else len(plan.teachers),
+            nodes=node_views([(host.node, host.seat) for host in hosts if host.seat is not None]),
             hosts=tuple(hosts),
             jobs=self._jobs.views,
             deaths=0 if keeper is None else keeper.counts["deaths"],

@@ -1,7 +1,7 @@
 """What a batcher has done, in all and for each job."""
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -27,11 +27,22 @@ class BatchStatistics:
     """Sum of the items' own costs: size x length, or size where no length is known."""
     padded: int = 0
     """Sum of the passes' sizes x longest lengths; cost / padded is the share that is no padding."""
+    sizes: Mapping[int, int] = field(default_factory=dict)
+    """How many passes had which size."""
 
     @property
     def units_per_pass(self) -> float:
         """Mean size of a pass, 0 before the first."""
         return self.units / self.passes if self.passes else 0.0
+
+    def size_quantile(self, q: float) -> int:
+        """The smallest size that a share `q` of the passes did not exceed; 0 before the first."""
+        below = 0
+        for size in sorted(self.sizes):
+            below += self.sizes[size]
+            if below >= q * self.passes:
+                return size
+        return 0
 
 
 @dataclass
@@ -78,6 +89,7 @@ class Accounts:
         """Of jobs that were forgotten."""
         self._jobs: OrderedDict[str, JobStatistics] = OrderedDict()
         self._passes = self._padded = 0
+        self._sizes: Counter[int] = Counter()
 
     @property
     def total(self) -> BatchStatistics:
@@ -91,6 +103,7 @@ class Accounts:
             expired=sum(job.expired for job in jobs),
             cost=sum(job.cost for job in jobs),
             padded=self._padded,
+            sizes=dict(self._sizes),
         )
 
     @property
@@ -106,6 +119,7 @@ class Accounts:
         """A pass begins."""
         size = sum(waiting.size for waiting in batch)
         self._passes += 1
+        self._sizes[size] += 1
         self._padded += size * (max(waiting.length for waiting in batch) or 1)
         for name in {waiting.job for waiting in batch}:
             job = self._of(name)

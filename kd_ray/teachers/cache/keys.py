@@ -22,13 +22,14 @@ from kd_ray.core.targets import IntArray
 DIGEST_BYTES: Final = 16
 KEY_BYTES: Final = DIGEST_BYTES + 1
 
-_WRITTEN: Final = 0
 _FLOAT16, _FLOAT32 = 1, 2
 _LABELS: Final = 3
 _CHRF: Final = 6
 """Code of a `Score` row: 0, 1 or 2 for distributions (none, float16, float32), plus 3 for label
-strings, plus 6 for chrF. A `Generate` row has code 0: it holds none of them."""
-_SCORED: Final = [code for code in range(2 * _CHRF) if code % _CHRF]
+strings, plus 6 for chrF. Trust is in every row; one of code 0 holds nothing else."""
+_SCORED: Final = range(2 * _CHRF)
+_WRITTEN: Final = 2 * _CHRF
+"""Code of a `Generate` row: it holds none of them."""
 
 _ABSENT: Final = b"\xff" * 8
 """Instead of a length, for a part that is not there: nothing is that long."""
@@ -97,7 +98,7 @@ def asks_tokens(key: bytes) -> bool:
 
 def asks_chrf(key: bytes) -> bool:
     """Whether 1 - chrF is wanted."""
-    return key[-1] >= _CHRF
+    return _CHRF <= key[-1] < _WRITTEN
 
 
 def allows_float16(key: bytes) -> bool:

@@ -11,6 +11,8 @@ from kd_ray.config.strategies import Average, Best
 from kd_ray.core.contracts import Audio, Fusion, Generate, Labels, Score, View, Writing
 from kd_ray.teachers.cache.keys import (
     KEY_BYTES,
+    asks_chrf,
+    asks_tokens,
     at_full_precision,
     narrower,
     row_keys,
@@ -203,8 +205,12 @@ def test_an_entry_answers_what_it_holds_and_nothing_more():
         assert wider(key)[0] == key
         for narrow in narrower(key):
             assert key in wider(narrow)
-    assert set(narrower(labels)) == set()
-    assert set(narrower(both)) == {labels, tokens, rounded, rounded_both}
+    trust = asked({"trust"})
+    assert set(wider(trust)) == {trust, asked({"trust", "chrf"}), *with_chrf, *with_chrf.values()}
+    assert not asks_tokens(trust)
+    assert not asks_chrf(trust)
+    assert set(narrower(labels)) == {trust}
+    assert set(narrower(both)) == {labels, tokens, rounded, rounded_both, trust}
     assert at_full_precision(rounded) == tokens
     assert at_full_precision(rounded_both) == both
     assert at_full_precision(labels) == labels
