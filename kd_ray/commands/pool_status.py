@@ -25,6 +25,9 @@ def show(status: PoolStatus) -> None:
     for view in status.hosts:
         hosts.add_row(*_host_row(view))
     console.print(hosts)
+    for view in status.hosts:
+        for index, reason in view.status.quarantined.items() if view.status else ():
+            console.print(f"teacher {index} is quarantined on {view.name}: {reason}")
     totals = job_totals(status)
     costs = job_costs(status)
     columns = "job weight attached rows remembered teacher_s MiB_out waits_p50 p95 p99"

@@ -17,19 +17,28 @@ from kd_ray.teachers.rows import Output
 class Done:
     """A teacher's output for a request or a piece of it, and what it cost.
 
-    `seconds`: its share of the passes. `known`: utterances that were in the cache.
+    `seconds`: its share of the passes. `known`: utterances that were in the cache. `full`: why
+    passes were done by halves, if they were.
     """
 
     output: Output
     seconds: float
     known: int = 0
+    full: str | None = None
+
+
+@dataclass(frozen=True)
+class Silent:
+    """A teacher cannot answer this request, and why."""
+
+    reason: str
 
 
 def conclude(
     request: Score | Generate,
     call: Call,
     numbers: Mapping[int, int],
-    done: Sequence[Done],
+    answers: Mapping[int, Done | Silent],
     *,
     num_teachers: int,
     quarantined: Mapping[int, str],
@@ -41,12 +50,13 @@ def conclude(
         request: as it came.
         call: how it came.
         numbers: the teachers that were asked, by index in the pool, and what the job calls them.
-        done: what those said that answered.
+        answers: of those that were asked, by index in the pool.
         num_teachers: of the job.
         quarantined: teachers of the host that are no longer asked, by index in the pool.
         transcription_s: what it took to hear the text that they read.
     """
-    outputs = [_renumbered(each.output, numbers) for each in done]
+    done = {index: each for index, each in answers.items() if isinstance(each, Done)}
+    outputs = [_renumbered(each.output, numbers) for each in done.values()]
     scored = tuple(each for each in outputs if isinstance(each, TeacherOutput))
     written = tuple(each for each in outputs if isinstance(each, Written))
     partial: strategies.Partial | Written | None = None
@@ -66,10 +76,16 @@ def conclude(
         quarantined={
             called: quarantined[index] for index, called in numbers.items() if index in quarantined
         },
-        teacher_s=transcription_s + sum(each.seconds for each in done),
+        failed={
+            numbers[index]: each.reason
+            for index, each in answers.items()
+            if isinstance(each, Silent) and index not in quarantined
+        },
+        halved={numbers[index]: each.full for index, each in done.items() if each.full},
+        teacher_s=transcription_s + sum(each.seconds for each in done.values()),
         outputs=tuple(outputs) if request.per_teacher else (),
         fused=fused,
-        known_rows=sum(each.known for each in done),
+        known_rows=sum(each.known for each in done.values()),
     )
 
 
