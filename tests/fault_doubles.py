@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import ray
 import torch
 from doubles import FakeTeacher
@@ -19,7 +20,7 @@ class Switches:
 
     `late S`: a pass takes S seconds longer. `nan`: answers NaN. `memory N`: a pass of more than N
     utterances meets full memory. `killed`: the host's process is killed in the middle of a pass, as
-    the kernel does when memory is full.
+    the kernel does when memory is full. `hoard M`: takes so many MiB, little by little.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,6 +47,7 @@ class SwitchedTeacher(FakeTeacher):
     def __init__(self, seed: int, switches: Switches, host: str) -> None:
         super().__init__(seed, num_mels=8 + seed % 2)
         self.switches, self.host = switches, host
+        self.hoard: list[np.ndarray] = []
 
     def score(
         self,
@@ -61,6 +63,10 @@ class SwitchedTeacher(FakeTeacher):
                 time.sleep(float(seconds))
             case ["memory", most] if len(lengths) > int(most):
                 raise torch.OutOfMemoryError(f"CUDA out of memory with {len(lengths)} utterances")
+            case ["hoard", mib]:
+                while len(self.hoard) < int(mib):
+                    self.hoard.append(np.ones(1 << 20, dtype=np.uint8))
+                    time.sleep(0.001)
             case ["killed"]:
                 os.kill(os.getpid(), signal.SIGKILL)
         self.broken_after = 0 if fault == ["nan"] else None
