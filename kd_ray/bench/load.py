@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Generic, Self
+from typing import Any, Generic, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,6 +22,7 @@ from kd_ray.core.contracts import (
     Generate,
     Generated,
     PendingSignal,
+    Request,
     Score,
     Signal,
     TeachersGone,
@@ -64,11 +65,12 @@ class Question(Generic[Answer]):
                 self.request,
                 Call(),
                 {index: index for index in key},
-                [Done(self._outputs[index], 0.0) for index in key],
+                {index: Done(self._outputs[index], 0.0) for index in key},
                 num_teachers=self.num_teachers,
                 quarantined={},
             )
-            self._expected[key] = fuse(self.request, [answer])
+            whole: Any = fuse(cast(Request[Any], self.request), [answer])
+            self._expected[key] = whole
         return self._expected[key]
 
     def fault_of(self, answer: Signal | Generated) -> str | None:
@@ -85,13 +87,11 @@ def ask_locally(
     """What teachers in this process say to each request."""
     source = LocalSource(teachers, quorum=1.0)
     try:
-        return [
-            Question(
-                request,
-                source.ask(dataclasses.replace(request, per_teacher=True)).result(600.0).outputs,
-            )
-            for request in requests
-        ]
+        questions = []
+        for request in requests:
+            asked = cast(Request[Any], dataclasses.replace(request, per_teacher=True))
+            questions.append(Question[Any](request, source.ask(asked).result(600.0).outputs))
+        return questions
     finally:
         source.close()
 
@@ -134,10 +134,10 @@ def _signal_pairs(mine: Signal, expected: Signal) -> list[tuple[str, Any, Any, f
         ("reference_lengths", mine.reference_lengths, expected.reference_lengths, 0.0),
     ]
     if mine.tokens is not None and expected.tokens is not None:
-        probabilities = [np.exp(each.tokens.log_probs) for each in (mine, expected) if each.tokens]
+        one, other = np.exp(mine.tokens.log_probs), np.exp(expected.tokens.log_probs)
         pairs += [
             ("token lengths", mine.tokens.lengths, expected.tokens.lengths, 0.0),
-            ("probabilities", *probabilities, 1e-5),
+            ("probabilities", one, other, 1e-5),
         ]
     if mine.labels is not None and expected.labels is not None:
         pairs += [
@@ -294,6 +294,7 @@ class Load:
         tally, name = self.tally, question.request.utterance_ids[0]
         try:
             answer = pending.result(_LONGEST_WAIT_S)
+            problem = question.fault_of(answer)
         except TeachersGone:
             tally.gone += 1
             return
@@ -303,7 +304,6 @@ class Load:
             tally.note(f"{name}: {type(error).__name__}: {error}")
             return
         tally.latencies_s.append(time.monotonic() - since_s)
-        problem = question.fault_of(answer)
         if problem is not None:
             tally.wrong += 1
             tally.note(f"{name}: {problem}")

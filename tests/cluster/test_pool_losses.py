@@ -17,6 +17,7 @@ from kd_ray.bench.small_teachers import save_small_teachers, small_requests
 from kd_ray.bench.soak.processes import descendants
 from kd_ray.cluster.pool import PoolSource, TeacherPool, service
 from kd_ray.cluster.pool import attach as attach_job
+from kd_ray.cluster.pool.plan import PoolSpec
 from kd_ray.config.pool import PoolConfig
 from kd_ray.config.sources import PoolSource as PoolSection
 from kd_ray.teachers.teacher import load_teachers
@@ -62,7 +63,7 @@ def test_a_killed_job_is_forgotten_and_its_own_hosts_end(local_ray):
             "lease_s": 3,
         }
     )
-    service.up(config, FOUR, load=load_fake_teachers)
+    service.up(PoolSpec(config, tuple(map(str, FOUR)), load=load_fake_teachers))
     child = program("killed_job", ray.get_runtime_context().gcs_address, "robbed")
     questions = ask_locally([request(seed) for seed in range(8)], load_fake_teachers(FOUR, "cpu"))
     attachment = attach_job(PoolSection(name="robbed"), job="other")

@@ -19,6 +19,7 @@ from kd_ray.bench.soak.processes import descendants, look
 from kd_ray.bench.soak.verdict import Sample, judge
 from kd_ray.cluster.pool import service
 from kd_ray.cluster.pool.address import NAMESPACE
+from kd_ray.cluster.pool.plan import PoolSpec
 from kd_ray.cluster.runtime import ensure_ray, object_store_used
 from kd_ray.config.bench import BenchSoakConfig
 from kd_ray.config.pool import PoolConfig
@@ -66,7 +67,8 @@ def _soak(
 ) -> tuple[dict[str, Any], list[Sample], list[str]]:
     """What happens between the start of Ray and its end."""
     store_before = object_store_used()
-    address = service.up(_pool_config(config), folders)
+    spec = PoolSpec(_pool_config(config), tuple(map(str, folders)))
+    address = service.up(spec)
     began_s, cpu_before_s = time.monotonic(), _cpu_s()
     clients = [
         Client(
