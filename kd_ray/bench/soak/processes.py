@@ -4,9 +4,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _PROC = Path("/proc")
 _KIB = 1 << 10
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 KINDS = ("driver", "host", "manager", "gcs", "raylet", "other")
 """`other`: workers of Ray that idle or do small tasks, agents, monitors."""
@@ -38,6 +40,8 @@ class Process:
     pid: int
     kind: str
     memory: Memory
+    cpu_s: float = 0.0
+    """Seconds of computation since it began."""
 
 
 def look() -> list[Process]:
@@ -45,7 +49,11 @@ def look() -> list[Process]:
     own = os.getpid()
     found = [(own, "driver"), *((pid, kind_of(_command(pid))) for pid in descendants(own))]
     memories = [(pid, kind, memory_of(pid)) for pid, kind in found]
-    return [Process(pid, kind, memory) for pid, kind, memory in memories if memory is not None]
+    return [
+        Process(pid, kind, memory, _stat(pid).cpu_s)
+        for pid, kind, memory in memories
+        if memory is not None
+    ]
 
 
 def descendants(pid: int) -> list[int]:
@@ -53,16 +61,16 @@ def descendants(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for entry in os.listdir(_PROC):
         if entry.isdigit():
-            state, parent = _state(int(entry))
-            if state not in ("", "Z"):
-                children.setdefault(parent, []).append(int(entry))
-    found: list[int] = []
+            found = _stat(int(entry))
+            if found.state not in ("", "Z"):
+                children.setdefault(found.parent, []).append(int(entry))
+    below: list[int] = []
     todo = [pid]
     while todo:
-        below = children.get(todo.pop(), [])
-        found += below
-        todo += below
-    return found
+        own = children.get(todo.pop(), [])
+        below += own
+        todo += own
+    return below
 
 
 def kind_of(command: str) -> str:
@@ -92,13 +100,20 @@ def _sizes(text: str) -> Mapping[str, int]:
     }
 
 
-def _state(pid: int) -> tuple[str, int]:
-    """State and parent; "" of one that has ended."""
+class _Stat(NamedTuple):
+    """Of a process; `state` is "" if it has ended."""
+
+    state: str
+    parent: int
+    cpu_s: float
+
+
+def _stat(pid: int) -> _Stat:
     try:
         fields = (_PROC / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()
     except (OSError, IndexError):
-        return "", 0
-    return fields[0], int(fields[1])
+        return _Stat("", 0, 0.0)
+    return _Stat(fields[0], int(fields[1]), (int(fields[11]) + int(fields[12])) / _TICKS)
 
 
 def _command(pid: int) -> str:

@@ -16,7 +16,7 @@ from kd_ray.bench.small_teachers import save_small_teachers, small_requests
 from kd_ray.bench.soak.clients import Client
 from kd_ray.bench.soak.faults import Faults
 from kd_ray.bench.soak.processes import descendants, look
-from kd_ray.bench.soak.verdict import Sample, judge
+from kd_ray.bench.soak.verdict import Sample, computed_s, judge
 from kd_ray.cluster.pool import service
 from kd_ray.cluster.pool.address import NAMESPACE
 from kd_ray.cluster.pool.plan import PoolSpec
@@ -32,6 +32,7 @@ POOL = "soak"
 JUDGED = ("driver", "host", "manager", "gcs", "raylet")
 """Kinds of processes whose memory is judged."""
 
+_KEPT_TASKS = 2000
 _HUNG_AFTER_S = 6.0
 _PAUSE_S = 3.0
 _GONE_S = 30.0
@@ -48,6 +49,8 @@ def measure_soak(config: BenchSoakConfig) -> tuple[dict[str, Any], list[Sample]]
     Raises:
         RuntimeError: this process is connected to Ray already.
     """
+    # Ray keeps what it knows of this many tasks, by default 100,000: the soak would end before.
+    os.environ.update({"RAY_task_events_max_num_task_in_gcs": str(_KEPT_TASKS)})
     with TemporaryDirectory(prefix="kd_ray-soak-") as folder:
         folders = save_small_teachers(Path(folder), config.teachers, seed=config.seed)
         questions = [
@@ -69,7 +72,7 @@ def _soak(
     store_before = object_store_used()
     spec = PoolSpec(_pool_config(config), tuple(map(str, folders)))
     address = service.up(spec)
-    began_s, cpu_before_s = time.monotonic(), _cpu_s()
+    began_s = time.monotonic()
     clients = [
         Client(
             f"job-{number}",
@@ -115,7 +118,7 @@ def _soak(
     after, left = _behind(store_before)
     figures = {
         "seconds": seconds,
-        "cpu_s_per_s": (_cpu_s() - cpu_before_s) / seconds,
+        "cpu_s_per_s": computed_s(samples) / seconds,
         "config": config.model_dump(mode="json"),
         "clients": {client.job: client.tally.plain() for client in clients},
         "visits": sum(client.visits for client in clients),
@@ -237,16 +240,3 @@ def _await_gone(find: Any) -> list[Any]:
     while (found := find()) and time.monotonic() < limit_s:
         time.sleep(0.2)
     return list(found)
-
-
-def _cpu_s() -> float:
-    """Of this process and all below it that live; ended ones are counted by their parents."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    total = 0
-    for pid in [os.getpid(), *descendants(os.getpid())]:
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        total += sum(int(field) for field in fields[11:15])
-    return total / ticks

@@ -109,6 +109,17 @@ def lives(
     return [[p for p in points if p[0] >= points[0][0] + warm_up_s] for points in found.values()]
 
 
+def computed_s(samples: Sequence[Sample]) -> float:
+    """Seconds of computation of all processes, between the first sample and the last."""
+    first, last = {}, {}
+    for sample in samples:
+        for process in sample.processes:
+            # One that began later has everything counted, up to when it was last seen.
+            first.setdefault(process.pid, process.cpu_s if sample is samples[0] else 0.0)
+            last[process.pid] = process.cpu_s
+    return math.fsum(last[pid] - first[pid] for pid in last)
+
+
 def quarters(samples: Sequence[Sample], kind: str) -> dict[str, float]:
     """Mean private MiB of all processes of a kind together, in the second and the last quarter."""
     end_s = samples[-1].at_s
