@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("-v", "--verbose", action="store_true", help="tracebacks, debug lines")
         if name == "bench":
             command.add_argument(
-                "what", choices=["step", "rollouts", "sparse"], help="what is measured"
+                "what", choices=["step", "rollouts", "sparse", "soak"], help="what is measured"
             )
         if name == "pool":
             command.add_argument(

@@ -61,6 +61,7 @@ def ensure_ray(
     object_store_mib: int = 1024,
     dashboard: bool = False,
     log_to_driver: bool = False,
+    private: bool = False,
 ) -> RayHandle:
     """Be connected to Ray, with kd_ray importable in its workers and one thread each.
 
@@ -74,7 +75,13 @@ def ensure_ray(
         dashboard: of a private cluster; costs seconds and memory. Needed by Ray Train's clean-up
             of worker groups (it asks the state API) and by `ray job submit`.
         log_to_driver: show workers' output; otherwise it is in Ray's log files only.
+        private: start a private cluster whatever `RAY_ADDRESS` says.
+
+    Raises:
+        RuntimeError: it must be private, and Ray is initialised already.
     """
+    if private and ray.is_initialized():
+        raise RuntimeError("this needs a private Ray, and the process is connected to one already")
     if ray.is_initialized():
         return RayHandle(connected_here=False, private=False)
     # Read when Ray's processes start; a user's own choice stays.
@@ -86,7 +93,7 @@ def ensure_ray(
         "log_to_driver": log_to_driver,
     }
     address = os.environ.get("RAY_ADDRESS", "").strip()
-    if address and address != "local":
+    if address and address != "local" and not private:
         ray.init(address=address, runtime_env=_joined_environment(), **common)
         return RayHandle(connected_here=True, private=False)
     # A private cluster listens on this machine only; that its tokens are on is not news.
@@ -142,3 +149,10 @@ def _object_store_bytes(wanted_mib: int) -> int:
             free_mib,
         )
     return mib * _MIB
+
+
+def object_store_used() -> int:
+    """Bytes in use in the object stores of the cluster."""
+    total = dict(ray.cluster_resources()).get("object_store_memory", 0.0)  # type: ignore[no-untyped-call]
+    free = dict(ray.available_resources()).get("object_store_memory", 0.0)  # type: ignore[no-untyped-call]
+    return int(total - free)

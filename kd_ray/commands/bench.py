@@ -4,13 +4,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from kd_ray.config.bench import BenchRolloutsConfig, BenchSparseConfig
+from kd_ray.config.bench import BenchRolloutsConfig, BenchSoakConfig, BenchSparseConfig
 from kd_ray.config.commands import BenchStepConfig
 from kd_ray.evaluation.run_folder import environment, write_json
 
 logger = logging.getLogger(__name__)
 
-BenchAny = BenchStepConfig | BenchRolloutsConfig | BenchSparseConfig
+BenchAny = BenchStepConfig | BenchRolloutsConfig | BenchSparseConfig | BenchSoakConfig
 
 
 def bench(config: BenchAny, root: Path) -> dict[str, Any]:
@@ -22,6 +22,8 @@ def bench(config: BenchAny, root: Path) -> dict[str, Any]:
             return bench_rollouts(config, root)
         case BenchSparseConfig():
             return bench_sparse(config, root)
+        case BenchSoakConfig():
+            return bench_soak(config, root)
 
 
 def bench_step(config: BenchStepConfig, root: Path) -> dict[str, Any]:
@@ -90,6 +92,28 @@ def bench_sparse(config: BenchSparseConfig, root: Path) -> dict[str, Any]:
                 loss["peak_to_cross_entropy"],
             )
     return _write(config, root, figures)
+
+
+def bench_soak(config: BenchSoakConfig, root: Path) -> dict[str, Any]:
+    """A pool under load for long, while its processes are killed.
+
+    Raises:
+        SoakFailed: answers were lost or wrong, memory grew, or something stayed behind; the
+            figures are written all the same.
+    """
+    from kd_ray.bench.soak import SoakFailed, log_soak, measure_soak, write_samples
+
+    folder = root / "runs" / config.name
+    figures, samples = measure_soak(config)
+    write_samples(folder, samples, figures["faults"])
+    log_soak(figures)
+    written = _write(config, root, figures)
+    if figures["problems"]:
+        raise SoakFailed(
+            f"the soak found {len(figures['problems'])} problems: {'; '.join(figures['problems'])} "
+            f"(figures: {folder})"
+        )
+    return written
 
 
 def _write(config: BenchAny, root: Path, figures: dict[str, Any]) -> dict[str, Any]:

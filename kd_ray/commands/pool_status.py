@@ -34,6 +34,9 @@ def show(status: PoolStatus, console: Console | None = None) -> None:
     if status.hosts:
         console.print(_hosts(status))
         console.print(_work(status))
+    for view in status.hosts:
+        for index, reason in view.status.quarantined.items() if view.status else ():
+            console.print(f"teacher {index} is quarantined on {view.name}: {reason}")
     console.print(_jobs(status) if status.jobs else "no jobs attached")
     for event in status.events[-_EVENTS:]:
         details = {key: value for key, value in event.items() if key not in ("time", "kind")}

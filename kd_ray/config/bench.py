@@ -76,6 +76,46 @@ class BenchSparseConfig(Section):
         return self
 
 
+class BenchSoakConfig(Section):
+    """`kd-ray bench soak`: a named pool under load for long, while its processes are killed."""
+
+    command: Literal["bench"]
+    what: Literal["soak"]
+    name: Name = "bench/soak"
+    minutes: float = Field(30.0, gt=0)
+    teachers: int = Field(6, ge=1)
+    """Small recognisers with random weights."""
+    hosts: int = Field(3, ge=2)
+    """Processes; the first one is spared, so that its memory is seen for the whole time."""
+    replicas: int = Field(2, ge=1)
+    cache_mib: float = Field(4.0, ge=0)
+    clients: int = Field(4, ge=1)
+    """Jobs at a time; each goes after some minutes, and another comes."""
+    requests_per_s: float = Field(1.0, gt=0)
+    """Of each client, at most."""
+    questions: int = Field(64, ge=1)
+    """Different requests of each client."""
+    fault_every_s: float = Field(75.0, gt=0)
+    """Mean time between faults."""
+    sample_every_s: float = Field(5.0, gt=0)
+    warm_up_s: float = Field(120.0, ge=0)
+    """Of each process, which say nothing of how its memory grows."""
+    max_mib_per_hour: float = Field(40.0, gt=0)
+    """Growth of a process's own memory above which the soak fails."""
+    max_store_mib: float = Field(64.0, gt=0)
+    """Most bytes in the object store at any time."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _copies_live_apart(self) -> Self:
+        if self.replicas > self.hosts:
+            raise ValueError(
+                f"replicas is {self.replicas} and hosts is {self.hosts}: copies of a teacher live "
+                "on different hosts; raise hosts, or lower replicas"
+            )
+        return self
+
+
 def what(value: Any) -> str:
     """What a file for `kd-ray bench` measures: `step` where it does not say."""
     chosen = value.get("what") if isinstance(value, dict) else getattr(value, "what", None)

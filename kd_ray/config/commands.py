@@ -5,7 +5,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from kd_ray.config.base import Name, Section
-from kd_ray.config.bench import BenchRolloutsConfig, BenchSparseConfig, what
+from kd_ray.config.bench import (
+    BenchRolloutsConfig,
+    BenchSoakConfig,
+    BenchSparseConfig,
+    what,
+)
 from kd_ray.config.data import (
     AudioChecks,
     Corpus,
@@ -399,7 +404,8 @@ CommandConfig = Annotated[
     | Annotated[
         Annotated[BenchStepConfig, Tag("step")]
         | Annotated[BenchRolloutsConfig, Tag("rollouts")]
-        | Annotated[BenchSparseConfig, Tag("sparse")],
+        | Annotated[BenchSparseConfig, Tag("sparse")]
+        | Annotated[BenchSoakConfig, Tag("soak")],
         Discriminator(what),
     ]
     | ReplayConfig

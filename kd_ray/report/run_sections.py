@@ -5,6 +5,7 @@ from typing import Any
 
 from kd_ray.report.cost_tables import cost_cells, costs_of_run, costs_side_by_side
 from kd_ray.report.html import Html, h, joined
+from kd_ray.report.losses import COUNTED_ONLY, losses
 from kd_ray.report.runs import (
     TIES_WARNING,
     Run,
@@ -126,7 +127,7 @@ def _run(run: Run) -> Html:
         if run.faults
         else Html("")
     )
-    inside = joined([_signal(run), _costs(run), _events(run), _repeat(run)])
+    inside = joined([_signal(run), _costs(run), _losses(run), _events(run), _repeat(run)])
     return h(
         '<details class="run card"{open}><summary><b>{label}</b>'
         '<span class="badge {badge}">{status}</span>{faults}{summary}</summary>'
@@ -233,12 +234,24 @@ def _costs(run: Run) -> Html:
     return h("<h4>What the teachers cost</h4>{table}", table=_plain_table(*cells))
 
 
+def _losses(run: Run) -> Html:
+    """Hosts and teachers that were lost, and what was done about it."""
+    signal = run.summary.get("signal")
+    rows = losses(run.events, signal if isinstance(signal, Mapping) else {})
+    if not rows:
+        return Html("")
+    return h(
+        "<h4>Losses of teachers</h4>{table}", table=_plain_table(["who", "what became of it"], rows)
+    )
+
+
 def _events(run: Run) -> Html:
     if not run.events:
         return Html('<h4>Events</h4><p class="note">None was logged.</p>')
     counts = ", ".join(f"{count} {TIMES} {kind}" for kind, count in event_counts(run.events))
     rows = []
-    for event in run.events[:MAX_EVENTS]:
+    listed = [event for event in run.events if event.get("kind") != COUNTED_ONLY]
+    for event in listed[:MAX_EVENTS]:
         details = flatten({k: v for k, v in event.items() if k not in ("time", "kind")})
         text = ", ".join(f"{key}={as_text(value)}" for key, value in details.items())
         rows.append(
@@ -249,7 +262,7 @@ def _events(run: Run) -> Html:
                 text=text or NONE,
             )
         )
-    left = len(run.events) - len(rows)
+    left = len(listed) - len(rows)
     more = h('<p class="note">{n} later events are in events.jsonl.</p>', n=left) if left else ""
     return h(
         '<h4>Events: {counts}</h4><div class="card scroll"><table class="data"><thead><tr>'

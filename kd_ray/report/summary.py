@@ -5,6 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from kd_ray.report.bootstrap import Comparison, Statistics
+from kd_ray.report.losses import missing_teachers
 from kd_ray.report.results import Results, SystemResult
 from kd_ray.report.runs import Run, event_counts
 from kd_ray.report.systems import Evaluation
@@ -126,11 +127,15 @@ def warnings_of(results: Evaluation[Any], runs: Sequence[Run]) -> list[str]:
                 f"{_share(run.ties.get('share_of_zero_error'))}: where that is more than half, "
                 "error rates hardly choose between teachers."
             )
-        missing = (run.summary.get("signal") or {}).get("missing_teacher_answers")
+        signal = run.summary.get("signal") or {}
+        missing = signal.get("missing_teacher_answers")
         if missing:
+            shortened, names = signal.get("shortened_signals"), missing_teachers(run.events)
             warnings.append(
-                f"In the run {quoted(run.label)} {missing} teacher answers were missing; weights "
-                "were renormalised over the others."
+                f"In the run {quoted(run.label)} {missing} teacher answers were missing"
+                f"{f', in {shortened} signals' if shortened else ''}"
+                f"{f' (teachers {_names(names)})' if names else ''}; weights were renormalised "
+                "over the others."
             )
     faulty = [run for run in runs if run.faults]
     if faulty:

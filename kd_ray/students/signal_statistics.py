@@ -26,6 +26,8 @@ class SignalStatistics:
     dropped_weight: float = 0.0
     missing_answers: int = 0
     """Teachers that did not answer, summed over signals."""
+    shortened: int = 0
+    """Signals that lack teachers."""
     teacher_s: float = 0.0
     positions: int = 0
     """Target positions with a distribution."""
@@ -34,7 +36,9 @@ class SignalStatistics:
         """Count one signal; `trust` says which error rate ties are looked for in."""
         self.signals += 1
         self.utterances += len(signal.utterance_ids)
-        self.missing_answers += signal.num_teachers - len(signal.answered)
+        missing = signal.num_teachers - len(signal.answered)
+        self.missing_answers += missing
+        self.shortened += missing > 0
         self.teacher_s += signal.teacher_s
         if signal.tokens is not None:
             self.positions += int(signal.tokens.lengths.sum())
@@ -70,6 +74,7 @@ class SignalStatistics:
             },
             "signal": {
                 "missing_teacher_answers": self.missing_answers,
+                "shortened_signals": self.shortened,
                 "dropped_string_weight": self.dropped_weight,
                 "distinct_strings_per_utterance": (
                     float(np.divide(self.distinct_strings, max(1, self.utterances)))

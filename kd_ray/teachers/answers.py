@@ -5,7 +5,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from kd_ray.core import strategies
@@ -43,7 +43,9 @@ class HostAnswer:
 
     `partial` is fused over the host's own teachers (`Score`), or holds the best of their strings
     (`Generate`), and is None if none of them could answer;
-    `quarantined` are the asked teachers that are no longer asked, with the reason.
+    `quarantined` are the asked teachers that are no longer asked, with the reason; `failed` those
+    that could not answer this request alone; `halved` those that answered it by halves, as memory
+    was full.
     `teacher_s` is seconds of teacher computation, a shared pass counted by share of utterances.
     """
 
@@ -51,6 +53,8 @@ class HostAnswer:
     answered: tuple[int, ...]
     quarantined: Mapping[int, str]
     teacher_s: float
+    failed: Mapping[int, str] = field(default_factory=dict)
+    halved: Mapping[int, str] = field(default_factory=dict)
     outputs: tuple[TeacherOutput | Written, ...] = ()
     fused: strategies.FusedTargets | None = None
     """In place of `partial`, where the host was asked to finish and could."""
@@ -185,9 +189,10 @@ class Ledger:
     Args:
         teachers: everyone who could answer, by index.
         quorum: smallest share of them that must.
-        on_event: gets `teacher_quarantined`, `teacher_host_left_out`, `teacher_host_back`,
-            `teachers_asked_elsewhere`, `teacher_replaced`, `teacher_removed`, `signal_shortened`,
-            `signal_whole_again`, `teachers_gone`.
+        on_event: gets `teacher_quarantined`, `teacher_failed`, `teacher_memory_full`,
+            `teacher_host_left_out`, `teacher_host_back`, `teachers_asked_elsewhere`,
+            `teacher_replaced`, `teacher_removed`, `signal_shortened`, `signal_whole_again`,
+            `teachers_gone`.
     """
 
     def __init__(
@@ -197,12 +202,15 @@ class Ledger:
         self.quorum = quorum
         self.counts: Counter[str] = Counter()
         """`requests`, `signals`, `shortened_signals`, `hosts_left_out`, `hosts_back`, `retries`,
-        `teachers_quarantined`, `teachers_replaced`, `teachers_removed`, `teachers_gone`, `busy`,
-        `cancelled`."""
+        `teachers_quarantined`, `teacher_failures`, `halved_passes`, `teachers_replaced`,
+        `teachers_removed`, `teachers_gone`, `busy`, `cancelled`."""
         self.costs = SourceCosts()
         """Of the answers, without bytes."""
         self._on_event = on_event
         self._lost: dict[int, str] = {}
+        self._quarantined: dict[int, str] = {}
+        self._failing: dict[int, str] = {}
+        self._halved: set[int] = set()
         self._last_missing: tuple[int, ...] = ()
         self._lock = threading.Lock()
 
@@ -221,6 +229,7 @@ class Ledger:
             self.counts["hosts_back"] += 1
             for index in teachers:
                 self._lost.pop(index, None)
+                self._quarantined.pop(index, None)
         names = self.names(teachers)
         logger.warning("host %s is back with teachers %s: %s", host, ", ".join(names), reason)
         self._tell("teacher_host_back", host=host, teachers=names, reason=reason)
@@ -229,16 +238,17 @@ class Ledger:
         """Teachers that did not answer are asked on another host."""
         with self._lock:
             self.counts["retries"] += 1
-        self._tell(
-            "teachers_asked_elsewhere", host=host, teachers=self.names(teachers), reason=reason
-        )
+        names = self.names(teachers)
+        logger.info("teachers %s of host %s asked elsewhere: %s", ", ".join(names), host, reason)
+        self._tell("teachers_asked_elsewhere", host=host, teachers=names, reason=reason)
 
     def replaced(self, index: int, info: TeacherInfo) -> None:
         """Another teacher has the place of teacher `index` from now on."""
         with self._lock:
             before = self.teachers[index]
             self.teachers = (*self.teachers[:index], info, *self.teachers[index + 1 :])
-            self._lost.pop(index, None)
+            for reasons in (self._lost, self._quarantined, self._failing):
+                reasons.pop(index, None)
             self.counts["teachers_replaced"] += 1
         logger.warning(
             "teacher %s (%s) is replaced by %s (%s)",
@@ -269,8 +279,6 @@ class Ledger:
 
         `fused`: what the answers' partials make, where hosts have merged them already.
         """
-        for answer in answers:
-            self.receive(answer)
         answered = [index for answer in answers for index in answer.answered]
         decision = self.require(answered, only=asked_alone(request))
         self._note_shortened(decision)
@@ -309,9 +317,10 @@ class Ledger:
         names = self.names(decision.missing)
         self._tell("teachers_gone", missing=names, reason=decision.reason)
         missing = "; ".join(
-            f"{self.teachers[index].name} ({self._lost.get(index, 'no answer')})"
+            f"{self.teachers[index].name} ({self._why_missing(index)})"
             for index in decision.missing
         )
+        logger.warning("too few teachers: %s. Missing: %s", decision.reason, missing)
         raise TeachersGone(
             f"{decision.reason}. Missing: {missing}. Ways out: start again (it resumes from the "
             "last checkpoint), or lower teachers.source.quorum."
@@ -321,13 +330,35 @@ class Ledger:
         """Take note of what an answer says about its teachers."""
         for index, reason in answer.quarantined.items():
             with self._lock:
-                if index in self._lost:
+                if index in self._quarantined:
                     continue
-                self._lost[index] = reason
+                self._quarantined[index] = reason
                 self.counts["teachers_quarantined"] += 1
             name = self.teachers[index].name
             logger.warning("teacher %s quarantined: %s", name, reason)
             self._tell("teacher_quarantined", teacher=name, index=index, reason=reason)
+        with self._lock:
+            # Each counts; told is the first, until the teacher has answered again.
+            failing = [index for index in answer.failed if index not in self._failing]
+            halved = [index for index in answer.halved if index not in self._halved]
+            counted = {"teacher_failures": answer.failed, "halved_passes": answer.halved}
+            self.counts.update({name: len(each) for name, each in counted.items() if each})
+            for index in answer.answered:
+                self._failing.pop(index, None)
+            self._failing.update(answer.failed)
+            self._halved.update(halved)
+        for index in failing:
+            name, reason = self.teachers[index].name, answer.failed[index]
+            logger.warning("teacher %s did not answer a request: %s", name, reason)
+            self._tell("teacher_failed", teacher=name, index=index, reason=reason)
+        for index in halved:
+            name, reason = self.teachers[index].name, answer.halved[index]
+            logger.warning("teacher %s answers by halves: %s", name, reason)
+            self._tell("teacher_memory_full", teacher=name, index=index, reason=reason)
+
+    def _why_missing(self, index: int) -> str:
+        reasons = (self._quarantined, self._lost, self._failing)
+        return next((each[index] for each in reasons if index in each), "no answer")
 
     def _note_shortened(self, decision: Proceed) -> None:
         # Each signal counts, but a log line for every request after a loss would hide all else.

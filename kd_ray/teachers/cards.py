@@ -31,6 +31,9 @@ from kd_ray.speech.features import LogMelExtractor
 from kd_ray.speech.tokens import Tokens
 from kd_ray.teachers.teacher import info_of
 
+NO_STAMP = (-1, -1)
+"""Of no file: the digest is taken anew before such a teacher is loaded."""
+
 
 @dataclass(frozen=True)
 class TeacherCard:

@@ -18,20 +18,29 @@ class Done:
     """A teacher's output for a request or a piece of it, and what it cost.
 
     `seconds`: its share of the passes. `known`: utterances that were in the cache. `loads`: its
-    share of the times that the teacher was loaded for them.
+    share of the times that the teacher was loaded for them. `full`: why passes were done by halves,
+    if they were.
     """
 
     output: Output
     seconds: float
     known: int = 0
     loads: float = 0.0
+    full: str | None = None
+
+
+@dataclass(frozen=True)
+class Silent:
+    """A teacher cannot answer this request, and why."""
+
+    reason: str
 
 
 def conclude(
     request: Score | Generate,
     call: Call,
     numbers: Mapping[int, int],
-    done: Sequence[Done],
+    answers: Mapping[int, Done | Silent],
     *,
     num_teachers: int,
     quarantined: Mapping[int, str],
@@ -42,11 +51,12 @@ def conclude(
         request: as it came.
         call: how it came.
         numbers: the teachers that were asked, by index in the pool, and what the job calls them.
-        done: what those said that answered.
+        answers: of those that were asked, by index in the pool.
         num_teachers: of the job.
         quarantined: teachers of the host that are no longer asked, by index in the pool.
     """
-    outputs = [_renumbered(each.output, numbers) for each in done]
+    done = {index: each for index, each in answers.items() if isinstance(each, Done)}
+    outputs = [_renumbered(each.output, numbers) for each in done.values()]
     scored = tuple(each for each in outputs if isinstance(each, TeacherOutput))
     written = tuple(each for each in outputs if isinstance(each, Written))
     if isinstance(request, Score) and not request.wanted & {"tokens", "labels"}:
@@ -69,11 +79,17 @@ def conclude(
         quarantined={
             called: quarantined[index] for index, called in numbers.items() if index in quarantined
         },
-        teacher_s=sum(each.seconds for each in done),
+        failed={
+            numbers[index]: each.reason
+            for index, each in answers.items()
+            if isinstance(each, Silent) and index not in quarantined
+        },
+        halved={numbers[index]: each.full for index, each in done.items() if each.full},
+        teacher_s=sum(each.seconds for each in done.values()),
         outputs=(*scored, *written) if request.per_teacher else (),
         fused=fused,
-        known_rows=sum(each.known for each in done),
-        loads=sum(each.loads for each in done),
+        known_rows=sum(each.known for each in done.values()),
+        loads=sum(each.loads for each in done.values()),
     )
 
 

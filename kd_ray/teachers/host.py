@@ -23,9 +23,10 @@ from kd_ray.teachers.answers import Call, HostAnswer, check_request, merge_parti
 from kd_ray.teachers.batching import Clock, LoopClock, MicroBatcher, Ready
 from kd_ray.teachers.budgets import JobBudgets
 from kd_ray.teachers.cache import take_request
-from kd_ray.teachers.concluding import Done, conclude, finish_partials
+from kd_ray.teachers.concluding import Done, Silent, conclude, finish_partials
 from kd_ray.teachers.costs import Costs, JobCost
 from kd_ray.teachers.host_state import Asked, HostStatus, Known, Opened, Queue, Scoring
+from kd_ray.teachers.memory import PassTooLarge, in_memory
 from kd_ray.teachers.readers import Inputs, Reader
 from kd_ray.teachers.remembering import Memory, Recalled
 from kd_ray.teachers.residency import LoadFailed
@@ -116,10 +117,11 @@ class TeacherHost:
         self._transcriber = transcriber
         self._memory = Memory() if memory is None else memory
         self._gate = JobGate(JobBudgets(max_job_bytes), self._clock)
-        self._quarantined: dict[int, str] = {}
+        loaded = self._residents.status
+        self._quarantined = {} if loaded is None else dict(loaded.failed)
         # The order of visits counts pieces of work, of which a request makes one per teacher.
         self._sweep = Sweep(window * len(self._infos)) if self._residents.pages else None
-        self._batcher: MicroBatcher[Queue, Work, Done | None] = MicroBatcher(
+        self._batcher: MicroBatcher[Queue, Work, Done | Silent] = MicroBatcher(
             self._pass,
             max_size=max_batch_utterances,
             max_padded=max_batch_frames,
@@ -249,7 +251,7 @@ class TeacherHost:
             self._helper,
             lambda: conclude(
                 request, call, numbers,
-                [done for done in answers if done is not None],
+                dict(zip(sound, answers, strict=True)),
                 num_teachers=asked.num_teachers,
                 quarantined=dict(self._quarantined),
             ),
@@ -362,14 +364,14 @@ class TeacherHost:
                 )
         return inputs
 
-    async def _ask_teacher(self, index: int, opened: Opened) -> Done | None:
-        """One teacher's output for the whole request; None if it could not be had."""
+    async def _ask_teacher(self, index: int, opened: Opened) -> Done | Silent:
+        """One teacher's output for the whole request, or why it could not be had."""
         request, info, found = opened.request, self._infos[index], opened.known.found[index]
         cached = len(found.rows) - len(found.missing)
         if not found.missing:
             return Done(found.whole(None, index), 0.0, cached)
         if info.front_end_digest not in opened.inputs:
-            return None
+            return Silent("it left the host")
         task: Scoring | Writing
         if isinstance(request, Generate):
             task = request.writing
@@ -394,14 +396,16 @@ class TeacherHost:
                 for work in works
             ]
         )
-        whole = [piece for piece in pieces if piece is not None]
-        if len(whole) < len(pieces):
-            return None
+        for piece in pieces:
+            if isinstance(piece, Silent):
+                return piece
+        whole = [piece for piece in pieces if isinstance(piece, Done)]
         fresh = join_rows([piece.output for piece in whole])
         self._memory.keep(info, opened.known, found.missing, fresh)
         seconds = sum(piece.seconds for piece in whole)
         loads = sum(piece.loads for piece in whole)
-        return Done(found.whole(fresh, index), seconds, cached, loads)
+        full = next((piece.full for piece in whole if piece.full), None)
+        return Done(found.whole(fresh, index), seconds, cached, loads, full)
 
     def _choose(self, ready: Sequence[Ready[Queue]]) -> Queue:
         """Where teachers take turns: the queue of the teacher whose turn it is."""
@@ -417,29 +421,32 @@ class TeacherHost:
         mine = [each for each in ready if each.key.teacher == visit.teacher]
         return min(mine, key=lambda each: each.rank).key
 
-    async def _pass(self, queue: Queue, works: Sequence[Work]) -> Sequence[Done | None]:
+    async def _pass(self, queue: Queue, works: Sequence[Work]) -> Sequence[Done | Silent]:
         """One forward pass of one teacher over the work of several requests."""
         if queue.teacher in self._quarantined:
-            return [None] * len(works)
+            return [Silent(self._quarantined[queue.teacher])] * len(works)
         try:
-            output, seconds, loads = await _run_in(self._passes, self._forward, queue, works)
+            run = await _run_in(self._passes, self._forward, queue, works)
         except LoadFailed as error:
             self._costs.errors["LoadFailed"] += 1
             if error.final and queue.teacher in self._here:
                 self._quarantine(queue.teacher, error.reason)
-            return [None] * len(works)
-        fault = fault_of(output)
+            return [Silent(error.reason)] * len(works)
+        except PassTooLarge as error:
+            return [Silent(str(error))] * len(works)
+        fault = fault_of(run.output)
         if fault is not None:
             self._quarantine(queue.teacher, fault)
-            return [None] * len(works)
-        self._busy_s[queue.teacher] += seconds
+            return [Silent(fault)] * len(works)
+        self._busy_s[queue.teacher] += run.seconds
         size = sum(work.size for work in works)
         ends = np.cumsum([work.size for work in works])
         return [
             Done(
-                take_rows(output, int(end) - work.size, int(end)),
-                seconds=seconds * work.size / size,
-                loads=loads * work.size / size,
+                take_rows(run.output, int(end) - work.size, int(end)),
+                seconds=run.seconds * work.size / size,
+                loads=run.loads * work.size / size,
+                full=run.full,
             )
             for work, end in zip(works, ends, strict=True)
         ]
@@ -456,9 +463,23 @@ class TeacherHost:
         status = self._residents.status
         return 0 if status is None else status.loads
 
-    def _forward(self, queue: Queue, works: Sequence[Work]) -> tuple[Output, float, int]:
-        """Its output, checked for size and numbered as in the pool; seconds; loads."""
+    def _forward(self, queue: Queue, works: Sequence[Work]) -> Done:
+        """Run the teacher: what it said to all of the work, and what that cost."""
         started, loaded = time.perf_counter(), self._loads
+        full: list[str] = []
+
+        def on_full(size: int, reason: str) -> None:
+            name = self._infos[queue.teacher].name
+            full.append(f"{size} utterances at once: {reason}")
+            logger.warning("teacher %s: memory is full with %s", name, full[-1])
+
+        output = in_memory(lambda part: self._compute(queue, part), works, on_full)
+        seconds = time.perf_counter() - started
+        why = full[0] if full else None
+        return Done(output, seconds, loads=self._loads - loaded, full=why)
+
+    def _compute(self, queue: Queue, works: Sequence[Work]) -> Output:
+        """One pass; its output is checked for size and numbered as in the pool."""
         inputs, lengths = pad_together(works)
         masks = masks_together(works)
         prefix = Labels.of([string for work in works for string in work.prefix])
@@ -482,7 +503,7 @@ class TeacherHost:
             raise RuntimeError(
                 f"teacher {teacher.info.name} answered {rows} utterances of {len(lengths)}"
             )
-        return output, time.perf_counter() - started, self._loads - loaded
+        return output
 
 
 async def _run_in(

@@ -95,6 +95,7 @@ class LocalSource:
     async def _signal(self, request: Request[Answer]) -> Answer:
         question = cast(Score | Generate, request)
         answer = await self._host.answer(dataclasses.replace(question, deadline_s=math.inf))
+        self._ledger.receive(answer)
         return self._ledger.conclude(request, [answer])
 
     async def _stop(self) -> None:

@@ -17,7 +17,9 @@ from kd_ray.core.contracts import (
     Writing,
     Written,
 )
-from kd_ray.teachers.cards import Blueprints, TeacherCard, card_of
+from kd_ray.evaluation.system import UnusableSystem
+from kd_ray.models.checkpoint import CheckpointError
+from kd_ray.teachers.cards import NO_STAMP, Blueprints, TeacherCard, card_of
 from kd_ray.teachers.loading import CheckpointLoader, WarmStore
 from kd_ray.teachers.readers import Reader
 from kd_ray.teachers.residency import LoadFailed, Residency, ResidencyStatus
@@ -254,11 +256,27 @@ class Paged:
             self._warm.forget(gone.info.digest)
 
     def load_all(self, indices: Sequence[int]) -> None:
-        """Load these now, unless there is no room for all."""
+        """Load these now, unless there is no room for all.
+
+        One that cannot be loaded is told in the status, and the others go on.
+
+        Raises:
+            LoadFailed: none of them can be loaded.
+        """
         if not self.in_turns:
-            for index in indices:
+            failures = [error for index in indices if (error := self._try(index)) is not None]
+            if failures and len(failures) == len(indices):
+                raise failures[0]
+
+    def _try(self, index: int) -> LoadFailed | None:
+        """Load a teacher, as often as it would be tried when it is asked; why it failed."""
+        while True:
+            try:
                 with self.use(index):
-                    pass
+                    return None
+            except LoadFailed as error:
+                if error.final:
+                    return error
 
 
 def paged_from_folders(
@@ -269,18 +287,33 @@ def paged_from_folders(
     max_bytes: int | None,
     warm_bytes: int = 0,
     computation: Computation = DEFAULT_COMPUTATION,
+    share: float = 1.0,
+    known: Mapping[int, TeacherInfo] | None = None,
 ) -> Paged:
     """Read who the teachers of some folders are; where all fit (or `max_bytes` is None), load them.
 
+    Args:
+        folders: their checkpoints.
+        indices: their numbers in the pool.
+        device: where they compute.
+        max_bytes: for the weights of those that are loaded; None: any.
+        warm_bytes: as of `Paged`.
+        share: of `max_bytes`, or of what all of them need; below 1 after deaths of memory.
+        known: who they were before, by index: a checkpoint that broke since then fails its
+            teacher alone.
+
     Raises:
-        CheckpointError, UnusableSystem: a folder holds no teacher.
-        LoadFailed: all fit, and one cannot be loaded.
+        CheckpointError, UnusableSystem: a folder holds no teacher, and none is known.
+        LoadFailed: all fit, and none can be loaded.
     """
     blueprints = Blueprints()
     cards = [
-        card_of(folder, index, blueprints, computation.precision)
+        _card(folder, index, blueprints, computation, (known or {}).get(index))
         for folder, index in zip(folders, indices, strict=True)
     ]
+    if share < 1:
+        needed = sum(card.weight_bytes for card in cards)
+        max_bytes = max(1, int(share * (needed if max_bytes is None else max_bytes)))
     paged = Paged(
         cards,
         max_bytes=max_bytes,
@@ -291,3 +324,20 @@ def paged_from_folders(
     )
     paged.load_all(indices)
     return paged
+
+
+def _card(
+    folder: Path,
+    index: int,
+    blueprints: Blueprints,
+    computation: Computation,
+    known: TeacherInfo | None,
+) -> TeacherCard:
+    """Who a teacher is; who it was, where its checkpoint cannot be read any more."""
+    try:
+        return card_of(folder, index, blueprints, computation.precision)
+    except (CheckpointError, UnusableSystem):
+        if known is None:
+            raise
+        # Loading it will say what is wrong.
+        return TeacherCard(known, 0, NO_STAMP)

@@ -190,7 +190,7 @@ class Exchange(Generic[Answer]):
                 self._forget(task)
                 task.cancel()
                 ray.cancel(asked.reference)
-                self._roster.leave_out(asked.host, decision.reason)
+                self._roster.leave_out(asked.host, decision.reason, late=True)
                 self._note_retries(asked.host, asked.teachers, decision.reason)
 
     def _patience_s(self, asked: _Asked) -> float:
@@ -215,9 +215,13 @@ class Exchange(Generic[Answer]):
         if report.answer.answered:
             self._parts.append(_Part(asked.host, report, asked.kept))
             self.edges["hosts"] += report.kept_bytes
-        answered = {self._address.place(number) for number in report.answer.answered}
+        place = self._address.place
+        answered = set(map(place, report.answer.answered))
         silent = [index for index in asked.teachers if index not in answered]
-        return self._note_retries(asked.host, silent, "its teachers could not answer")
+        self._roster.answered(asked.host, map(place, report.answer.quarantined))
+        reasons = [*report.answer.failed.values(), *report.answer.quarantined.values()]
+        reason = reasons[0] if reasons else "its teachers could not answer"
+        return self._note_retries(asked.host, silent, reason)
 
     def _note_retries(self, host: HostAddress, teachers: Sequence[int], reason: str) -> None:
         """Tell of those teachers that another host will be asked for."""

@@ -25,7 +25,7 @@ from kd_ray.cluster.pool.plan import PoolPlan
 from kd_ray.config.sources import HostSettings
 from kd_ray.config.sources import PoolSource as PoolSettings
 from kd_ray.core import strategies
-from kd_ray.core.contracts import Audio, Generate, Score, TeachersInfo, Written
+from kd_ray.core.contracts import Audio, Generate, Score, TeacherInfo, TeachersInfo, Written
 from kd_ray.teachers.answers import Call
 from kd_ray.teachers.cache import open_levels
 from kd_ray.teachers.host import HostStatus, TeacherHost
@@ -56,6 +56,8 @@ class HostProcess:
         settings: HostSettings,
         load: Loader | None,
         recognizer: TranscriberSpec | None = None,
+        memory_share: float = 1.0,
+        known: Mapping[int, TeacherInfo] | None = None,
     ) -> None:
         torch.set_num_threads(max(1, math.floor(settings.cpus_per_host)))
         device = "cuda" if settings.gpus_per_host > 0 else "cpu"
@@ -69,6 +71,8 @@ class HostProcess:
                 max_bytes=None if memory_mib is None else int(memory_mib * _MIB),
                 computation=settings,
                 warm_bytes=int(settings.warm_mib * _MIB),
+                share=memory_share,
+                known=known,
             )
         else:
             residents = AllLoaded(
@@ -83,8 +87,8 @@ class HostProcess:
             max_batch_frames=settings.max_batch_frames,
             batch_wait_ms=settings.batch_wait_ms,
             memory=Memory(
-                int(settings.cache_mib * _MIB),
-                int(settings.fused_cache_mib * _MIB),
+                int(memory_share * settings.cache_mib * _MIB),
+                int(memory_share * settings.fused_cache_mib * _MIB),
                 None if settings.cache_store is None else Path(settings.cache_store),
             ),
             max_job_bytes=int(settings.max_job_mib * _MIB),
@@ -184,8 +188,26 @@ class HostStarter:
         """Longest wait for a host to load its teachers."""
         return self._settings.start_timeout_s
 
-    def start_host(self, plan: PoolPlan, name: str) -> HostHandle:
-        """Create a host's actor; it loads its teachers by itself."""
+    def start_host(
+        self,
+        plan: PoolPlan,
+        name: str,
+        *,
+        memory_share: float = 1.0,
+        known: Mapping[int, TeacherInfo] | None = None,
+    ) -> HostHandle:
+        """Create a host's actor; it loads its teachers by itself.
+
+        Args:
+            plan: says which teachers those are.
+            name: of the actor.
+            memory_share: of the bytes for teachers and their answers, below 1 after deaths of
+                memory.
+            known: who the teachers were before, by index.
+
+        Raises:
+            ValueError: there is a host of this name, or Ray has not buried it yet.
+        """
         actor = HostActor.options(
             name=name,
             namespace=self.namespace,
@@ -201,7 +223,7 @@ class HostStarter:
         folders = plan.folders(name)
         handle: HostHandle = actor.remote(
             list(folders.values()), list(folders), len(plan.teachers), self._settings, self._load,
-            self._recognizer,
+            self._recognizer, memory_share, known,
         )  # fmt: skip
         return handle
 

@@ -21,6 +21,7 @@ from kd_ray.cluster.pool.address import HostArrival, HostHandle
 from kd_ray.cluster.pool.hosts import HostStarter
 from kd_ray.cluster.pool.plan import PoolPlan
 from kd_ray.cluster.pool.roster import HOST_GONE, one_line
+from kd_ray.core.contracts import TeacherInfo
 from kd_ray.teachers.answers import OnEvent
 from kd_ray.teachers.policies.health import (
     Death,
@@ -60,6 +61,7 @@ class _Kept:
     started_s: float = 0.0
     not_before_s: float = 0.0
     deaths: list[Death] = field(default_factory=list)
+    memory_share: float = 1.0
     given_up: str | None = None
     lost_because: str = ""
     restart: Restart | None = None
@@ -93,6 +95,9 @@ class PoolKeeper:
         self._limits = limits
         self._on_event = on_event
         self._plan = plan
+        self._known: dict[int, TeacherInfo] = {}
+        for arrival in arrivals.values():
+            self._note(arrival)
         now = time.monotonic()
         self._hosts = {
             name: _Kept(name, handle, arrivals[name], now) for name, handle in handles.items()
@@ -132,9 +137,11 @@ class PoolKeeper:
         host = self._hosts.get(name)
         if host is not None and host.arrival is not None:
             host.arrival = arrival
+            self._note(arrival)
 
     def take(self, name: str, handle: HostHandle, arrival: HostArrival) -> None:
         """Look after one host more."""
+        self._note(arrival)
         # A new dictionary: another thread goes through the old one.
         self._hosts = {**self._hosts, name: _Kept(name, handle, arrival, time.monotonic())}
 
@@ -211,12 +218,15 @@ class PoolKeeper:
             self._tell("host_started_again", host=host.name, seconds=seconds, pid=arrival.pid)
             host.arrival = arrival
             host.restart = Restart(time.time(), host.lost_because)
+            self._note(arrival)
         host.heard_s = now
         return None, False
 
     def _start(self, host: _Kept, now: float) -> None:
         try:
-            host.handle = self._starter.start_host(self._plan, host.name)
+            host.handle = self._starter.start_host(
+                self._plan, host.name, memory_share=host.memory_share, known=self._known
+            )
         except ValueError:
             # Its name is free once Ray has buried the old one.
             host.not_before_s = now + _LOOK_S
@@ -232,6 +242,7 @@ class PoolKeeper:
         self._tell("host_died", host=host.name, reason=decision.reason)
         if isinstance(decision, Respawn):
             host.not_before_s = now + decision.wait_s
+            host.memory_share = decision.memory_share
             return
         host.given_up = decision.reason
         self.counts["given_up"] += 1
@@ -244,6 +255,10 @@ class PoolKeeper:
         if host.arrival is not None:
             end_process(host.arrival.pid, host.arrival.node)
         host.handle = host.arrival = host.question = None
+
+    def _note(self, arrival: HostArrival) -> None:
+        """Who its teachers are, should a checkpoint be unreadable when its host starts again."""
+        self._known |= {info.index: info for info in arrival.infos}
 
     def _tell(self, kind: str, **details: Any) -> None:
         if self._on_event is not None:

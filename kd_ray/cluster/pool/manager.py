@@ -5,6 +5,7 @@ changes come here, so that a pool goes on answering while its manager is away. R
 that died again; it finds its hosts by their names, and on them what it must know.
 """
 
+import contextlib
 import dataclasses
 import logging
 import threading
@@ -39,6 +40,8 @@ from kd_ray.teachers.policies.health import HealthLimits
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 1.0
+_BURIED_S = 30.0
+"""Longest time until Ray has buried a host, and another may have its name."""
 _STATUS_S = 3.0
 
 
@@ -268,20 +271,21 @@ class PoolManager:
         threading.Thread(target=self._start_hosts, name="pool-start", daemon=True).start()
 
     def _start_hosts(self) -> None:
-        handles: dict[str, HostHandle] = {}
+        found: dict[str, HostHandle] = {}
+        started: dict[str, HostHandle] = {}
         try:
             plan = self._plan or self._known_plan()
             starter = self._starter()
             starter.warn_if_too_large(plan)
+            found = self._find_hosts(plan)
             for name in plan.hosts:
-                try:
-                    # A manager before this one may have started it.
-                    handles[name] = ray.get_actor(name, namespace=NAMESPACE)
-                except ValueError:
-                    handles[name] = starter.start_host(plan, name)
+                if name not in found:
+                    started[name] = _start_when_free(starter, plan, name)
+            handles = {name: found.get(name) or started[name] for name in plan.hosts}
             arrivals = starter.await_arrivals(plan, handles)
         except Exception as error:
-            kill_hosts(list(handles.values()))
+            # Those that were found answer jobs, whatever became of the others.
+            kill_hosts(list(started.values()))
             self._failure = error
             self._note("start_failed", reason=str(error))
         else:
@@ -297,6 +301,23 @@ class PoolManager:
             self._leave_word()
             self._note("hosts_up", hosts=len(handles))
         self._ready.set()
+
+    def _find_hosts(self, plan: PoolPlan) -> dict[str, HostHandle]:
+        """Hosts that a manager before this one started, and that are well; others are ended."""
+        found: dict[str, HostHandle] = {}
+        for name in plan.hosts:
+            with contextlib.suppress(ValueError):
+                found[name] = ray.get_actor(name, namespace=NAMESPACE)
+        asked = {name: handle.arrive.remote() for name, handle in found.items()}
+        limit_s = time.monotonic() + self._spec.config.hosts.hung_after_s
+        for name, reference in asked.items():
+            try:
+                ray.get(reference, timeout=max(0.0, limit_s - time.monotonic()))
+            except ray.exceptions.RayError as error:
+                kill_hosts([found.pop(name)])
+                reason = f"{name}: found so by a new manager: {one_line(error)}"
+                self._note("host_died", host=name, reason=reason)
+        return found
 
     def _starter(self) -> HostStarter:
         return HostStarter(
@@ -444,6 +465,18 @@ class PoolManager:
     def _note(self, kind: str, /, **details: Any) -> None:
         logger.info("%s %s", kind, details)
         self._events.append({"time": time.time(), "kind": kind, **details})
+
+
+def _start_when_free(starter: HostStarter, plan: PoolPlan, name: str) -> HostHandle:
+    """Start a host; of its name there may be one that was ended and is not buried yet."""
+    limit_s = time.monotonic() + _BURIED_S
+    while True:
+        try:
+            return starter.start_host(plan, name)
+        except ValueError:
+            if time.monotonic() >= limit_s:
+                raise
+            time.sleep(_LOOK_S / 4)
 
 
 def _address_of(starter: HostStarter, plan: PoolPlan, keeper: PoolKeeper) -> PoolAddress:

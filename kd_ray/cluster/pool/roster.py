@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 LOOK_S = 0.5
 """How often a host that was left out is looked at again, at first."""
 _LOOK_MOST_S = 5.0
+_AVOID_MOST_S = 30.0
+"""Longest time for which a host that comes back and is late again, again, is left alone."""
 FOLLOW_S = 1.0
 """How often a named pool is asked whether it has changed."""
 _ANSWER_S = 2.0
@@ -64,6 +66,10 @@ class Roster:
         self._handles: dict[str, HostHandle] = {}
         self._left_out: dict[str, str] = {}
         self._watching: dict[str, asyncio.Task[None]] = {}
+        self._lapses: Counter[str] = Counter()
+        """How often a host was late since it last answered."""
+        self._quarantined: set[tuple[str, int]] = set()
+        """Hosts, and their teachers that they ask no more."""
         self._changed = asyncio.Event()
         self._follower = uuid.uuid4().hex[:12]
         self._following: asyncio.Task[None] | None = None
@@ -97,8 +103,18 @@ class Roster:
 
     def route(self, teachers: Iterable[int], tried: Mapping[int, set[str]]) -> Route:
         """Which host to ask for which teachers (indices in the pool)."""
-        hosts = {host.name: host.teachers for host in self.alive()}
+        hosts = {
+            host.name: [
+                index for index in host.teachers if (host.name, index) not in self._quarantined
+            ]
+            for host in self.alive()
+        }
         return route(teachers, hosts, self.open_requests, tried)
+
+    def answered(self, host: HostAddress, quarantined: Iterable[int]) -> None:
+        """A host has answered; it is not asked for those teachers again."""
+        self._lapses.pop(host.name, None)
+        self._quarantined.update((host.name, index) for index in quarantined)
 
     @contextlib.contextmanager
     def acting(self) -> Iterator[PoolAddress]:
@@ -129,19 +145,23 @@ class Roster:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), timeout_s)
 
-    def leave_out(self, host: HostAddress, reason: str) -> None:
-        """Ask a host no more until it is back; told once, however many requests find out."""
+    def leave_out(self, host: HostAddress, reason: str, *, late: bool = False) -> None:
+        """Ask a host no more until it is back; told once, however many requests find out.
+
+        `late`: it lives, so it would be back at once; it is left alone for longer each time.
+        """
         if host.name in self._left_out or not self._is_here(host.name):
             return
         self._left_out[host.name] = reason
         self._handles.pop(host.name, None)
         self._ledger.host_left_out(host.name, self.address.numbers(host.teachers), reason)
         if self.address.settings.recover_s > 0:
-            self._watching[host.name] = asyncio.create_task(self._watch(host.name))
+            pause_s = min(_AVOID_MOST_S, LOOK_S * 2.0 ** self._lapses[host.name])
+            self._lapses[host.name] += late
+            self._watching[host.name] = asyncio.create_task(self._watch(host.name, pause_s))
 
-    async def _watch(self, name: str) -> None:
+    async def _watch(self, name: str, pause_s: float) -> None:
         """Look for a host until it answers again; it may be another process of the same name."""
-        pause_s = LOOK_S
         while True:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LOOK_MOST_S)
@@ -159,6 +179,8 @@ class Roster:
             self._handles[name] = handle
             self._left_out.pop(name)
             self._watching.pop(name)
+            if new.pid != host.pid:
+                self._quarantined -= {each for each in self._quarantined if each[0] == name}
             how = "it answers again" if new.pid == host.pid else f"started again (pid {new.pid})"
             self._ledger.host_back(name, self.address.numbers(new.teachers), how)
             self._changed.set()
