@@ -5,7 +5,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from kd_ray.config.base import Name, Section
-from kd_ray.config.bench import BenchRolloutsConfig, BenchSparseConfig, what
+from kd_ray.config.bench import (
+    BenchPoolConfig,
+    BenchRolloutsConfig,
+    BenchSparseConfig,
+    what,
+)
 from kd_ray.config.data import (
     AudioChecks,
     Corpus,
@@ -365,7 +370,8 @@ CommandConfig = Annotated[
     | Annotated[
         Annotated[BenchStepConfig, Tag("step")]
         | Annotated[BenchRolloutsConfig, Tag("rollouts")]
-        | Annotated[BenchSparseConfig, Tag("sparse")],
+        | Annotated[BenchSparseConfig, Tag("sparse")]
+        | Annotated[BenchPoolConfig, Tag("pool")],
         Discriminator(what),
     ]
     | ReplayConfig
