@@ -31,7 +31,7 @@ _HELP = {
     "study": "systems times seeds: one file for each, and a table of means and deviations",
     "replay": "a skipped update again: which utterances and parameters are not finite",
     "pool": "teachers that run by themselves, for any jobs: up, status, report, update, down, ...",
-    "bench": "what a step, a rollout or a loss costs (`kd-ray bench step CONFIG`)",
+    "bench": "what a step, a rollout, a loss or the pool costs (`kd-ray bench step CONFIG`)",
     "check": "find problems of a configuration before anything starts",
     "inspect": "one utterance: reference, teachers, weights, choice, student",
     "selftest": "student = teacher gives a KL of 0 through local, store and pool",
@@ -145,7 +145,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("-v", "--verbose", action="store_true", help="tracebacks, debug lines")
         if name == "bench":
             command.add_argument(
-                "what", choices=["step", "rollouts", "sparse", "soak"], help="what is measured"
+                "what",
+                choices=["step", "rollouts", "sparse", "pool", "soak"],
+                help="what is measured",
             )
         if name == "pool":
             command.add_argument(

@@ -1,16 +1,27 @@
-"""`kd-ray bench WHAT CONFIG`: what a step, a rollout or a loss costs."""
+"""`kd-ray bench WHAT CONFIG`: what a step, a rollout, a loss or the pool costs."""
 
 import logging
 from pathlib import Path
 from typing import Any
 
-from kd_ray.config.bench import BenchRolloutsConfig, BenchSoakConfig, BenchSparseConfig
+from kd_ray.config.bench import (
+    BenchPoolConfig,
+    BenchRolloutsConfig,
+    BenchSoakConfig,
+    BenchSparseConfig,
+)
 from kd_ray.config.commands import BenchStepConfig
 from kd_ray.evaluation.run_folder import environment, write_json
 
 logger = logging.getLogger(__name__)
 
-BenchAny = BenchStepConfig | BenchRolloutsConfig | BenchSparseConfig | BenchSoakConfig
+BenchAny = (
+    BenchStepConfig | BenchRolloutsConfig | BenchSparseConfig | BenchPoolConfig | BenchSoakConfig
+)
+
+
+class PartsFailed(RuntimeError):
+    """Parts of a measurement came to nothing; the figures of the others are written."""
 
 
 def bench(config: BenchAny, root: Path) -> dict[str, Any]:
@@ -24,6 +35,8 @@ def bench(config: BenchAny, root: Path) -> dict[str, Any]:
             return bench_sparse(config, root)
         case BenchSoakConfig():
             return bench_soak(config, root)
+        case BenchPoolConfig():
+            return bench_pool(config, root)
 
 
 def bench_step(config: BenchStepConfig, root: Path) -> dict[str, Any]:
@@ -114,6 +127,21 @@ def bench_soak(config: BenchSoakConfig, root: Path) -> dict[str, Any]:
             f"(figures: {folder})"
         )
     return written
+
+
+def bench_pool(config: BenchPoolConfig, root: Path) -> dict[str, Any]:
+    """The teacher pool, part by part, against its goals.
+
+    Raises:
+        PartsFailed: some part did; what the others found is written all the same.
+    """
+    from kd_ray.bench.pool.measure import measure_pool
+
+    figures = _write(config, root, measure_pool(config))
+    failed = {name: part["failed"] for name, part in figures["parts"].items() if "failed" in part}
+    if failed:
+        raise PartsFailed("; ".join(f"part {name}: {reason}" for name, reason in failed.items()))
+    return figures
 
 
 def _write(config: BenchAny, root: Path, figures: dict[str, Any]) -> dict[str, Any]:

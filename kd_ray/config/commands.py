@@ -6,6 +6,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from kd_ray.config.base import Name, Section
 from kd_ray.config.bench import (
+    BenchPoolConfig,
     BenchRolloutsConfig,
     BenchSoakConfig,
     BenchSparseConfig,
@@ -405,6 +406,7 @@ CommandConfig = Annotated[
         Annotated[BenchStepConfig, Tag("step")]
         | Annotated[BenchRolloutsConfig, Tag("rollouts")]
         | Annotated[BenchSparseConfig, Tag("sparse")]
+        | Annotated[BenchPoolConfig, Tag("pool")]
         | Annotated[BenchSoakConfig, Tag("soak")],
         Discriminator(what),
     ]

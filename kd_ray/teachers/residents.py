@@ -298,6 +298,7 @@ def paged_from_folders(
         device: where they compute.
         max_bytes: for the weights of those that are loaded; None: any.
         warm_bytes: as of `Paged`.
+        computation: how the teachers compute.
         share: of `max_bytes`, or of what all of them need; below 1 after deaths of memory.
         known: who they were before, by index: a checkpoint that broke since then fails its
             teacher alone.
