@@ -12,7 +12,7 @@ import torch
 from doubles import FakeTeacher
 from torch import Tensor
 
-from kd_ray.core.contracts import Labels, TeacherOutput, Wanted
+from kd_ray.core.contracts import Labels, Masks, TeacherOutput, Wanted
 
 
 class Switches:
@@ -56,6 +56,7 @@ class SwitchedTeacher(FakeTeacher):
         prefix: Labels,
         references: Labels | None,
         wanted: frozenset[Wanted],
+        masks: Masks | None = None,
     ) -> TeacherOutput:
         fault = self.switches.get(self.host, self.seed)
         match fault:
@@ -70,7 +71,7 @@ class SwitchedTeacher(FakeTeacher):
             case ["killed"]:
                 os.kill(os.getpid(), signal.SIGKILL)
         self.broken_after = 0 if fault == ["nan"] else None
-        return super().score(features, lengths, prefix, references, wanted)
+        return super().score(features, lengths, prefix, references, wanted, masks)
 
 
 def load_switched(folders: Sequence[Path], device: str, *, switches: str) -> list[SwitchedTeacher]:

@@ -14,7 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kd_ray.core.contracts import Labels, TeacherInfo, TeacherOutput, Wanted, Writing, Written
+from kd_ray.core.contracts import (
+    Labels,
+    Masks,
+    TeacherInfo,
+    TeacherOutput,
+    Wanted,
+    Writing,
+    Written,
+)
 from kd_ray.teachers.readers import Inputs
 
 _BLANK, _BOS, _EOS = 0, 1, 2
@@ -34,6 +42,9 @@ class DeafReader:
     ) -> Inputs:
         """(B, 1, 1) of zeros, and lengths of one."""
         return torch.zeros(len(waveforms), 1, 1), torch.ones(len(waveforms), dtype=torch.int64)
+
+    def masked(self, masks: Masks, inputs: Tensor, lengths: Tensor) -> None:
+        """Nothing is heard, so nothing can be covered."""
 
 
 class BenchTeacher:
@@ -74,8 +85,9 @@ class BenchTeacher:
         prefix: Labels,
         references: Labels | None,
         wanted: frozenset[Wanted],
+        masks: Masks | None = None,
     ) -> TeacherOutput:
-        """A row of its table for each token that was read."""
+        """A row of its table for each token that was read, whatever was heard."""
         if self.pass_s:
             time.sleep(self.pass_s)
         rows = len(lengths)
@@ -95,7 +107,12 @@ class BenchTeacher:
         )
 
     def generate(
-        self, inputs: Tensor, lengths: Tensor, prefix: Labels, writing: Writing
+        self,
+        inputs: Tensor,
+        lengths: Tensor,
+        prefix: Labels,
+        writing: Writing,
+        masks: Masks | None = None,
     ) -> Written:
         """Its prefix, and nothing more."""
         rows = len(lengths)

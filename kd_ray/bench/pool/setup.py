@@ -18,7 +18,7 @@ import torch
 from kd_ray.bench.pool.fleet import Fleet
 from kd_ray.bench.pool.models import write_teachers
 from kd_ray.cluster.pool import PoolSource, TeacherPool
-from kd_ray.cluster.pool.hosts import Loader
+from kd_ray.cluster.pool.address import Loader
 from kd_ray.cluster.simulated import SimulatedCluster
 from kd_ray.config.bench import BenchPoolConfig
 from kd_ray.config.sources import PoolSource as PoolSettings

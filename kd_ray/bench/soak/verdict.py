@@ -111,7 +111,8 @@ def lives(
 
 def computed_s(samples: Sequence[Sample]) -> float:
     """Seconds of computation of all processes, between the first sample and the last."""
-    first, last = {}, {}
+    first: dict[int, float] = {}
+    last: dict[int, float] = {}
     for sample in samples:
         for process in sample.processes:
             # One that began later has everything counted, up to when it was last seen.
