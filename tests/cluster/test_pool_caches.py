@@ -4,15 +4,22 @@ import contextlib
 from pathlib import Path
 
 import pytest
+import tiny
+import torch
 from doubles import load_fake_teachers, request
 from pool_help import FOUR, assert_same_signal, local_signal
+from safetensors.torch import load_file
 from store_doubles import store_answers
 
 from kd_ray.cluster.pool import PoolSource, PoolStartError, attach, service
 from kd_ray.cluster.pool.plan import PoolSpec
+from kd_ray.cluster.trainer import run_training
+from kd_ray.commands.pool import spec_of
 from kd_ray.config.pool import PoolConfig
 from kd_ray.config.sources import PoolSource as PoolSection
 from kd_ray.config.strategies import Best, TopM, Weighted
+from kd_ray.speech.manifest import read_manifest
+from kd_ray.teachers.temporary import temporary_store
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -107,3 +114,34 @@ def test_requests_of_a_job_of_higher_priority_go_first():
         assert host.status.jobs["search"].passes <= 5
         for each in waiting[1:]:
             each.result(30)
+
+
+def test_a_distillation_costs_no_teacher_computation_where_a_store_has_its_data(tiny_root):
+    folders = [tiny_root / "teachers" / f"t{number}" for number in range(3)]
+    rows = read_manifest(tiny_root / "data" / "train.parquet")
+    tokens = tiny_root / "data" / "tokens.json"
+    with temporary_store(folders, rows, root=tiny_root, tokens=tokens, column="phones") as stored:
+        content = {
+            "command": "pool",
+            "name": "answers",
+            "teachers": {"list": [str(folder) for folder in folders]},
+            "hosts": {"cpus_per_host": 0.25, "cache_store": str(stored.store.folder)},
+        }
+        service.up(spec_of(PoolConfig.model_validate(content), tiny_root))
+        weights = []
+        for name, source in (
+            ("asked-here", {"type": "local"}),
+            ("asked-there", {"type": "pool", "name": "answers"}),
+        ):
+            distill = tiny.distill_config(
+                name, "teachers.txt", **tiny.PLAIN_SGD,
+                teachers__source=source, training__epochs=1,
+            )  # fmt: skip
+            run_training(distill, tiny_root)
+            weights.append(load_file(tiny_root / "runs" / name / "model" / "model.safetensors"))
+        assert passes("answers") == 0
+        [host] = service.status("answers").hosts
+        assert host.status.stored.hit_share == 1.0
+        service.down("answers")
+    for key, expected in weights[0].items():
+        torch.testing.assert_close(weights[1][key], expected, atol=1e-4, rtol=1e-3)
