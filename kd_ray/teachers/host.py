@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from kd_ray.core import strategies
-from kd_ray.core.contracts import Generate, Labels, Score, TeacherInfo, Writing
+from kd_ray.core.contracts import Generate, Score, TeacherInfo, Writing
 from kd_ray.teachers.admission import JobGate, held_bytes
 from kd_ray.teachers.answers import Call, HostAnswer, check_request, merge_partials
 from kd_ray.teachers.batching import Clock, LoopClock, MicroBatcher, Ready
@@ -26,18 +26,16 @@ from kd_ray.teachers.cache import take_request
 from kd_ray.teachers.concluding import Done, Silent, conclude, finish_partials
 from kd_ray.teachers.costs import Costs, JobCost
 from kd_ray.teachers.host_state import Asked, HostStatus, Known, Opened, Queue, Scoring
-from kd_ray.teachers.memory import PassTooLarge, in_memory
+from kd_ray.teachers.memory import PassTooLarge
+from kd_ray.teachers.passes import Passes
 from kd_ray.teachers.readers import Inputs, Reader
 from kd_ray.teachers.remembering import Memory, Recalled
 from kd_ray.teachers.residency import LoadFailed
 from kd_ray.teachers.residents import AllLoaded, Residents, ScoringTeacher
 from kd_ray.teachers.rows import (
-    Output,
     Work,
     fault_of,
     join_rows,
-    masks_together,
-    pad_together,
     take_rows,
 )
 from kd_ray.teachers.sweep import Ready as Waiting
@@ -129,6 +127,7 @@ class TeacherHost:
             choose=None if self._sweep is None else self._choose,
             clock=self._clock,
         )
+        self._run = Passes(self._residents)
         # Passes have a thread to themselves; features and fusing of other requests go beside.
         self._passes = ThreadPoolExecutor(1, thread_name_prefix="teacher-pass")
         self._helper = ThreadPoolExecutor(1, thread_name_prefix="teacher-helper")
@@ -426,7 +425,7 @@ class TeacherHost:
         if queue.teacher in self._quarantined:
             return [Silent(self._quarantined[queue.teacher])] * len(works)
         try:
-            run = await _run_in(self._passes, self._forward, queue, works)
+            run = await _run_in(self._passes, self._run, queue, works)
         except LoadFailed as error:
             self._costs.errors["LoadFailed"] += 1
             if error.final and queue.teacher in self._here:
@@ -457,53 +456,6 @@ class TeacherHost:
         self._quarantined[index] = reason
         self._costs.errors["quarantined"] += 1
         self._memory.forget_teacher(self._infos[index].answers_digest)
-
-    @property
-    def _loads(self) -> int:
-        status = self._residents.status
-        return 0 if status is None else status.loads
-
-    def _forward(self, queue: Queue, works: Sequence[Work]) -> Done:
-        """Run the teacher: what it said to all of the work, and what that cost."""
-        started, loaded = time.perf_counter(), self._loads
-        full: list[str] = []
-
-        def on_full(size: int, reason: str) -> None:
-            name = self._infos[queue.teacher].name
-            full.append(f"{size} utterances at once: {reason}")
-            logger.warning("teacher %s: memory is full with %s", name, full[-1])
-
-        output = in_memory(lambda part: self._compute(queue, part), works, on_full)
-        seconds = time.perf_counter() - started
-        why = full[0] if full else None
-        return Done(output, seconds, loads=self._loads - loaded, full=why)
-
-    def _compute(self, queue: Queue, works: Sequence[Work]) -> Output:
-        """One pass; its output is checked for size and numbered as in the pool."""
-        inputs, lengths = pad_together(works)
-        masks = masks_together(works)
-        prefix = Labels.of([string for work in works for string in work.prefix])
-        output: Output
-        with self._residents.use(queue.teacher) as teacher:
-            if isinstance(queue.task, Writing):
-                written = teacher.generate(inputs, lengths, prefix, queue.task, masks)
-                rows = len(written.teachers)
-                output = dataclasses.replace(written, teachers=np.full(rows, queue.teacher))
-            else:
-                references = None
-                if queue.task.with_references:
-                    strings = [string for work in works for string in work.references or ()]
-                    references = Labels.of(strings)
-                scored = teacher.score(
-                    inputs, lengths, prefix, references, queue.task.wanted, masks
-                )
-                rows = len(scored.positions)
-                output = dataclasses.replace(scored, teacher=queue.teacher)
-        if rows != len(lengths):
-            raise RuntimeError(
-                f"teacher {teacher.info.name} answered {rows} utterances of {len(lengths)}"
-            )
-        return output
 
 
 async def _run_in(

@@ -77,4 +77,5 @@ def _rows(work: Work, start: int, stop: int) -> Work:
         lengths,
         work.prefix[start:stop],
         None if references is None else references[start:stop],
+        None if work.masks is None else work.masks.take(slice(start, stop)),
     )

@@ -260,6 +260,7 @@ def status(queued=0, busy=None, teacher_s=0.0, rows=0, expired=0):
         batches=BatchStatistics(expired=expired),
         jobs={},
         costs={"j": JobCost(rows=rows, teacher_s=teacher_s)},
+        errors={},
         busy_s=busy or {0: 0.0, 1: 0.0},
         cache=None,
         residency=None,

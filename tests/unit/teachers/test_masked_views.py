@@ -13,6 +13,7 @@ from kd_ray.teachers.answers import Call
 from kd_ray.teachers.cache import row_keys
 from kd_ray.teachers.host import TeacherHost
 from kd_ray.teachers.local_source import LocalSource
+from kd_ray.teachers.remembering import Memory
 from kd_ray.teachers.rows import masks_together, split_request
 
 MIB = 1 << 20
@@ -110,7 +111,7 @@ def test_what_is_written_is_written_to_the_view_too():
 
 def test_a_masked_row_is_remembered_as_such():
     mine = teachers()
-    host = TeacherHost(mine, cache_bytes=MIB)
+    host = TeacherHost(mine, memory=Memory(MIB))
     one = request(1, 4)
 
     async def ask():

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kd_ray.config.strategies import Weighted
-from kd_ray.core.contracts import TeachersGone
+from kd_ray.core.contracts import Masks, TeachersGone
 from kd_ray.teachers.host import TeacherHost
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.memory import halves, is_out_of_memory
@@ -129,7 +129,8 @@ def test_halves_hold_every_row_once_and_in_order(sizes):
         lengths = torch.arange(first + 1, first + size + 1)
         inputs = torch.arange(first, first + size)[:, None].expand(size, int(lengths.max()))
         rows = [np.array([row]) for row in range(first, first + size)]
-        works.append(Work(inputs, lengths, rows, rows))
+        hidden = np.arange(first, first + size, dtype=float)[:, None, None] * [1, 1]
+        works.append(Work(inputs, lengths, rows, rows, Masks(hidden, hidden)))
         first += size
     parts = halves(works)
     assert all(sum(work.size for work in part) for part in parts)
@@ -138,6 +139,7 @@ def test_halves_hold_every_row_once_and_in_order(sizes):
         rows = [int(row[0]) for work in joined for row in getattr(work, name)]
         assert rows == list(range(first))
     assert [int(row) for work in joined for row in work.inputs[:, 0]] == list(range(first))
+    assert [row for work in joined for row in work.masks.mels[:, 0, 0]] == list(range(first))
     assert all(work.inputs.shape[1] == int(work.lengths.max()) for work in joined)
     if len(works) > 1:
         assert joined == works
@@ -150,4 +152,5 @@ def test_a_work_is_a_plain_value():
         "lengths",
         "prefix",
         "references",
+        "masks",
     }

@@ -16,6 +16,7 @@ from kd_ray.teachers import teacher as teacher_module
 from kd_ray.teachers.answers import check_request
 from kd_ray.teachers.host import TeacherHost
 from kd_ray.teachers.local_source import LocalSource
+from kd_ray.teachers.remembering import Memory
 from kd_ray.teachers.teacher import load_teachers
 
 MIB = 1 << 20
@@ -79,7 +80,7 @@ def test_a_signal_of_trust_has_no_targets():
 
 def test_what_was_computed_for_targets_answers_for_trust_too():
     teachers = [FakeTeacher(seed) for seed in (1, 2)]
-    host = TeacherHost(teachers, cache_bytes=MIB)
+    host = TeacherHost(teachers, memory=Memory(MIB))
     one = request(6, rows=4)
 
     async def ask():
