@@ -140,7 +140,7 @@ def test_an_update_is_the_difference_of_two_files():
 def test_new_weights_in_the_same_folder_are_another_teacher():
     before = spec(FIRST, "abc")
     plan = first_plan("h", FIRST, before.config.hosts, [1, 1, 1])
-    update, after = updated_plan(before, spec(FIRST, "abd"), plan, fresh_hosts=False)
+    update, after = updated_plan(before, spec(FIRST, "abx"), plan, fresh_hosts=False)
     assert update.replaced == (("fakes/3", "fakes/3"),)
     assert update.kept == 2
     assert after.current(2) == 3
