@@ -132,7 +132,8 @@ def _trainer(job: TrainingJob, run: RunFolder) -> TorchTrainer:
         _work_in_group,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend=backend),
-        scaling_config=ScalingConfig(
+        # The name is typed as the class of Ray Train before version 2, which knows no labels.
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=workers.count,
             use_gpu=bool(workers.gpus),
             resources_per_worker=resources,
