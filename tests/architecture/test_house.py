@@ -85,6 +85,14 @@ def test_every_command_has_a_thin_job(name):
     assert f'"{name}"' in job.read_text()
 
 
+def test_the_jobs_page_shows_every_job_with_files_that_exist():
+    page = (ROOT / "jobs" / "README.md").read_text()
+    shown = set(re.findall(r"submit (jobs/\w+\.py)", page))
+    assert shown == {f"jobs/{path.name}" for path in (ROOT / "jobs").glob("*.py")}
+    for name in set(re.findall(r"configs/[\w/.-]+\.yaml", page)):
+        assert (ROOT / name).exists(), name
+
+
 def test_no_job_shadows_the_standard_library():
     """jobs/inspect.py is named like a module of Python: it must not stay in front of it."""
     done = subprocess.run(
