@@ -26,7 +26,8 @@ fi
 teacher_nodes="${TEACHER_NODES:-1}"
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 if ((teacher_nodes >= ${#nodes[@]})); then
-  echo "TEACHER_NODES is $teacher_nodes, of ${#nodes[@]} nodes: none is left for students" >&2
+  echo "TEACHER_NODES is $teacher_nodes, of ${#nodes[@]} nodes: none is left for students;" \
+    "TEACHER_NODES=0 where they share nodes" >&2
   exit 2
 fi
 

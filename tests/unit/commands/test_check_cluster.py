@@ -2,7 +2,9 @@
 
 import pytest
 import tiny
+from yaml_files import write_config
 
+from kd_ray import cli
 from kd_ray.cluster.pool.hosts import HostStarter
 from kd_ray.commands.check_cluster import check_cluster, named_cluster, wishes_of
 from kd_ray.config.commands import InferTeachersConfig, TrainTeachersConfig
@@ -72,6 +74,19 @@ def test_the_cluster_is_that_of_ray_address(monkeypatch):
     for value, expected in (("", None), ("local", None), ("auto", "auto")):
         monkeypatch.setenv("RAY_ADDRESS", value)
         assert named_cluster() == expected
+
+
+def test_the_address_of_the_command_line_comes_first(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("RAY_ADDRESS", "other:6379")
+    monkeypatch.setattr(
+        "kd_ray.commands.check.check_cluster", lambda config, address: ([f"saw {address}"], [])
+    )
+    recipe = {"command": "report", "name": "n", "title": "t", "evaluation": "e"}
+    path = write_config(tmp_path / "report.yaml", recipe)
+    assert cli.main(["check", str(path)]) == 2
+    assert cli.main(["check", "--address", "head:6379", str(path)]) == 2
+    output = capfd.readouterr().out
+    assert output.index("saw other:6379") < output.index("saw head:6379")
 
 
 @pytest.mark.parametrize(
