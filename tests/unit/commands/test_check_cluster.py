@@ -76,7 +76,7 @@ def test_the_cluster_is_that_of_ray_address(monkeypatch):
         assert named_cluster() == expected
 
 
-def test_the_address_of_the_command_line_comes_first(tmp_path, monkeypatch, capfd):
+def test_the_address_of_the_command_line_comes_first(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("RAY_ADDRESS", "other:6379")
     monkeypatch.setattr(
         "kd_ray.commands.check.check_cluster", lambda config, address: ([f"saw {address}"], [])
@@ -85,8 +85,7 @@ def test_the_address_of_the_command_line_comes_first(tmp_path, monkeypatch, capf
     path = write_config(tmp_path / "report.yaml", recipe)
     assert cli.main(["check", str(path)]) == 2
     assert cli.main(["check", "--address", "head:6379", str(path)]) == 2
-    output = capfd.readouterr().out
-    assert output.index("saw other:6379") < output.index("saw head:6379")
+    assert caplog.text.index("saw other:6379") < caplog.text.index("saw head:6379")
 
 
 @pytest.mark.parametrize(
