@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,6 +86,8 @@ def _run(parsed: argparse.Namespace) -> int:
     root = root_folder()
     config = _load(Path(parsed.config), parsed.overrides, root)
     if parsed.command == "check":
+        if parsed.address is not None:
+            os.environ["RAY_ADDRESS"] = parsed.address
         from kd_ray.commands.check import check
 
         return 0 if check(config, root).ok else 2
@@ -166,6 +169,14 @@ def _parser() -> argparse.ArgumentParser:
                 default=None,
                 metavar="S",
                 help="status: again every S seconds",
+            )
+        if name == "check":
+            command.add_argument(
+                "--address",
+                default=None,
+                metavar="ADDRESS",
+                help="a running cluster to compare with: auto, HOST:6379 or ray://HOST:10001 "
+                "(default: RAY_ADDRESS)",
             )
         command.add_argument("config", metavar="CONFIG", help="YAML file")
         if name == "inspect":

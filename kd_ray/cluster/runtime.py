@@ -109,6 +109,49 @@ def ensure_ray(
     return RayHandle(connected_here=True, private=True)
 
 
+def require_cluster(wish: str) -> None:
+    """Refuse what a private Ray cannot have: custom resources, and nodes with labels.
+
+    Args:
+        wish: the keys that ask for them.
+
+    Raises:
+        ValueError: no running cluster is joined or named by `RAY_ADDRESS`.
+    """
+    if not ray.is_initialized() and os.environ.get("RAY_ADDRESS", "local").strip() in ("", "local"):
+        raise ValueError(
+            f"{wish}: custom resources and labels are those of a running cluster's nodes, and none "
+            "is named; submit this as a job, set RAY_ADDRESS, or leave the keys out"
+        )
+
+
+def join_as_it_is(address: str) -> RayHandle:
+    """Connect to a running cluster, and send nothing to it.
+
+    Args:
+        address: `auto`, host:port, or ray://host:port.
+
+    Raises:
+        ValueError: it cannot be reached, or has another version of Ray or Python.
+    """
+    if address.startswith(("http://", "https://")):
+        raise ValueError(
+            f"{address} is a dashboard, to which jobs are submitted; the cluster itself answers "
+            "at auto (on one of its machines), HOST:6379 or ray://HOST:10001. From elsewhere, "
+            "submit the check: ray job submit ... -- python jobs/check.py CONFIG"
+        )
+    if ray.is_initialized():
+        return RayHandle(connected_here=False, private=False)
+    try:
+        ray.init(
+            address=address, configure_logging=True, logging_level=logging.ERROR,
+            log_to_driver=False,
+        )  # fmt: skip
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise ValueError(f"the cluster at {address} cannot be joined: {error}") from error
+    return RayHandle(connected_here=True, private=False)
+
+
 def _checkout() -> Path | None:
     """The folder that kd_ray is imported from, unless it is installed in site-packages."""
     folder = Path(kd_ray.__file__).resolve().parents[1]

@@ -23,7 +23,7 @@ from kd_ray.cluster.pool import (
     attach,
     join_cluster,
 )
-from kd_ray.cluster.runtime import ensure_ray
+from kd_ray.cluster.runtime import ensure_ray, require_cluster
 from kd_ray.config.commands import DistillConfig, TrainConfig
 from kd_ray.config.sources import PoolSource as PoolSection
 from kd_ray.config.sources import StoreSource as StoreSection
@@ -64,11 +64,12 @@ def run_training(config: TrainConfig | DistillConfig, root: Path) -> dict[str, A
     if finished is not None:
         logger.info("%s is finished already; nothing to do", config.name)
         return finished
+    _look_for_nodes(config)
     pool = _start_pool(config, root, run)
     job = TrainingJob(config, root, pool.address if pool else None)
     workers = config.workers
     try:
-        if workers.count == 1 and (not workers.gpus or torch.cuda.is_available()):
+        if not workers.grouped and (not workers.gpus or torch.cuda.is_available()):
             # A worker group costs tens of seconds to start; one worker needs none.
             device = torch.device("cuda" if workers.gpus else "cpu")
             train_here(job, Alone(), device, lambda figures: None)
@@ -81,6 +82,16 @@ def run_training(config: TrainConfig | DistillConfig, root: Path) -> dict[str, A
     summary = run.summary()
     assert summary is not None, "a training that ended without an error has a summary"
     return summary
+
+
+def _look_for_nodes(config: TrainConfig | DistillConfig) -> None:
+    """What is sent to nodes of a certain kind would wait for them forever in a private Ray."""
+    if config.workers.placed:
+        require_cluster("workers.resources_per_worker or workers.label_selector")
+    if isinstance(config, DistillConfig):
+        source = config.teachers.source
+        if isinstance(source, PoolSection) and source.placed:
+            require_cluster("teachers.source.resources_per_host or teachers.source.label_selector")
 
 
 def _look_before_starting(job: TrainingJob) -> None:
@@ -115,16 +126,19 @@ def _trainer(job: TrainingJob, run: RunFolder) -> TorchTrainer:
     # Ray Train's cleaner of worker groups asks the dashboard's state API.
     ensure_ray(cpus=max(cpus, os.cpu_count() or 1), dashboard=True)
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
+    resources |= workers.resources_per_worker
     # NCCL refuses two ranks on one device, which fractions of a GPU make.
     backend = "nccl" if workers.gpus >= 1 else "gloo"
     return TorchTrainer(
         _work_in_group,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend=backend),
-        scaling_config=ScalingConfig(
+        # The name is typed as the class of Ray Train before version 2, which knows no labels.
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=workers.count,
             use_gpu=bool(workers.gpus),
             resources_per_worker=resources,
+            label_selector=workers.label_selector or None,
         ),
         run_config=RunConfig(
             # Ray Train takes up an old run of the same name; ours resume from the run folder.
@@ -231,8 +245,8 @@ def _start_pool(
     assert config.teachers.list is not None
     workers, hosts = config.workers, section.hosts
     cpus = math.ceil(workers.count * workers.cpus + hosts * section.cpus_per_host)
-    # More than one worker makes a group, whose cleaner needs the dashboard.
-    ensure_ray(cpus=max(cpus, os.cpu_count() or 1), dashboard=workers.count > 1)
+    # A worker group's cleaner needs the dashboard.
+    ensure_ray(cpus=max(cpus, os.cpu_count() or 1), dashboard=workers.grouped)
     folders = read_teacher_list(config.teachers.list, root)
     logger.info("%s: starting %d teacher hosts", config.name, min(hosts, len(folders)))
     tell: Callable[..., None] = run.event

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kd_ray.commands.check_cluster import check_cluster, named_cluster
 from kd_ray.commands.estimates import estimate_caches, estimate_signals
 from kd_ray.commands.recipe import load_task
 from kd_ray.commands.study import study_jobs
@@ -73,11 +74,18 @@ class Findings:
 
 
 def check(config: Section, root: Path) -> Findings:
-    """Look at everything that a command would read; logs problems and notes, returns them."""
+    """Look at everything that a command would read; logs problems and notes, returns them.
+
+    Where `RAY_ADDRESS` names a cluster, its versions and resources are compared with what is
+    installed here and with what the command asks for.
+    """
     found = Findings()
     for kind, look in _CHECKS.items():
         if isinstance(config, kind):
             look(config, root, found)
+    problems, notes = found.attempt(check_cluster, config, named_cluster()) or ([], [])
+    found.problems += problems
+    found.notes += notes
     for note in found.notes:
         logger.info("note: %s", note)
     for problem in found.problems:
@@ -285,7 +293,7 @@ def _check_caches(
 
 def _check_workers(workers: Workers, more_cpus: float, more_gpus: float, found: Findings) -> None:
     """Resources, where they can be known: a cluster's are known to the cluster."""
-    if os.environ.get("RAY_ADDRESS"):
+    if named_cluster():
         return
     import torch
 

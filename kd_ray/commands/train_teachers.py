@@ -60,12 +60,12 @@ def train_teachers(config: TrainTeachersConfig, root: Path) -> Path:
         logger.info("training %d teachers, %d at a time", len(todo), min(slots, len(todo)))
         watcher = EpochWatcher([runs[name] for name in todo], config.base.training.epochs)
         cpus = math.ceil(workers.cpus * workers.count * min(slots, len(todo))) + 1
-        with ensure_ray(cpus=cpus, dashboard=workers.count > 1):
+        with ensure_ray(cpus=cpus, dashboard=workers.grouped):
             results = run_side_by_side(
                 run_training,
                 {name: (each, root) for name, each in todo.items()},
-                cpus=workers.cpus if workers.count == 1 else 0.1,
-                gpus=workers.gpus if workers.count == 1 else 0,
+                cpus=0.1 if workers.grouped else workers.cpus,
+                gpus=0 if workers.grouped else workers.gpus,
                 max_parallel=slots,
                 on_tick=watcher.look,
             )

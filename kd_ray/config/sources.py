@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from kd_ray.config.base import Section
+from kd_ray.config.placing import LabelSelector, Resources
 
 PoolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """Letters, digits, dot, dash, underscore."""
@@ -51,6 +52,10 @@ class HostSettings(Computation):
     """Hosts on which each teacher lives; with more than one, the loss of a host costs none."""
     cpus_per_host: float = Field(1, gt=0)
     gpus_per_host: float = Field(0, ge=0)
+    resources_per_host: Resources = Field({})
+    """Custom resources of the cluster that each host takes, e.g. `{teachers: 1}`."""
+    label_selector: LabelSelector = Field({})
+    """Labels that a host's node must have."""
     batching: Literal["per_request", "timed"] = "timed"
     """`per_request` never mixes requests (bitwise repeatable); `timed` fills micro-batches."""
     max_batch_utterances: int = Field(32, ge=1)
@@ -83,6 +88,11 @@ class HostSettings(Computation):
     max_deaths: int = Field(4, ge=0)
     """A host that died more often than this within ten minutes stays down; 0: never started
     again."""
+
+    @property
+    def placed(self) -> bool:
+        """Whether hosts are sent to nodes of a certain kind."""
+        return bool(self.resources_per_host or self.label_selector)
 
     @model_validator(mode="after")
     def _repeats_are_exact(self) -> Self:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from kd_ray.config.base import Section
+from kd_ray.config.placing import LabelSelector, Resources
 
 SelectBy = Literal["attention", "ctc", "bleu", "chrf++"]
 
@@ -110,10 +111,25 @@ class Workers(Section):
     """Where training runs."""
 
     count: int = Field(1, ge=1)
-    """Worker processes (DDP). One worker runs without a worker group."""
+    """Worker processes (DDP). One worker runs without a worker group, unless it is sent to a node
+    by `resources_per_worker` or `label_selector`."""
     cpus: float = Field(1, gt=0)
     """CPUs that each worker reserves; also its torch threads."""
     gpus: float = Field(0, ge=0)
     """GPUs that each worker reserves (fractions share a device)."""
+    resources_per_worker: Resources = Field({})
+    """Custom resources of the cluster that each worker takes, e.g. `{students: 1}`."""
+    label_selector: LabelSelector = Field({})
+    """Labels that a worker's node must have."""
     max_restarts: int = Field(2, ge=0)
     """How often the group is restarted after a worker died."""
+
+    @property
+    def placed(self) -> bool:
+        """Whether workers are sent to nodes of a certain kind."""
+        return bool(self.resources_per_worker or self.label_selector)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether training needs a worker group, instead of the process that starts it."""
+        return self.count > 1 or self.placed

@@ -17,7 +17,12 @@ from kd_ray.config.recipes import RecipeConfig, StudyConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "kd_ray").rglob("*.py"))
-CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "parts")
+CONFIGS = sorted(
+    path
+    for path in (ROOT / "configs").rglob("*.yaml")
+    # Those of clusters are for others to read: tests/unit/cluster/test_cluster_files.py.
+    if path.parent.name != "parts" and ROOT / "configs" / "cluster" not in path.parents
+)
 
 
 def module_name(path: Path) -> str:
@@ -78,6 +83,14 @@ def test_every_command_has_a_thin_job(name):
     lines = job.read_text().splitlines()
     assert len(lines) < 50
     assert f'"{name}"' in job.read_text()
+
+
+def test_the_jobs_page_shows_every_job_with_files_that_exist():
+    page = (ROOT / "jobs" / "README.md").read_text()
+    shown = set(re.findall(r"submit (jobs/\w+\.py)", page))
+    assert shown == {f"jobs/{path.name}" for path in (ROOT / "jobs").glob("*.py")}
+    for name in set(re.findall(r"configs/[\w/.-]+\.yaml", page)):
+        assert (ROOT / name).exists(), name
 
 
 def test_no_job_shadows_the_standard_library():

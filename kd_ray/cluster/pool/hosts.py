@@ -214,6 +214,8 @@ class HostStarter:
             lifetime=self._lifetime,
             num_cpus=self._settings.cpus_per_host,
             num_gpus=self._settings.gpus_per_host,
+            resources=self._settings.resources_per_host or None,
+            label_selector=self._settings.label_selector or None,
             max_restarts=0,
             max_task_retries=0,
             # Not inside a placement group that the caller may happen to sit in; copies of a
@@ -240,7 +242,7 @@ class HostStarter:
             if reference in late:
                 raise PoolStartError(
                     f"{name} did not start within {limit_s:g} s (teachers: {folders}). It asks for "
-                    f"{self._wish()}; the cluster has {_offer()}. Ways out: lower "
+                    f"{self._wish()}; the cluster has {self._offer()}. Ways out: lower "
                     "teachers.source.hosts, cpus_per_host or gpus_per_host, or raise "
                     "teachers.source.start_timeout_s if the teachers are large."
                 )
@@ -293,18 +295,32 @@ class HostStarter:
                 hosts,
             )
         total = _total_resources()
-        needed = {"CPU": self._settings.cpus_per_host, "GPU": self._settings.gpus_per_host}
-        if any(hosts * each > total.get(kind, 0.0) for kind, each in needed.items()):
+        if any(hosts * each > total.get(kind, 0.0) for kind, each in self._needs().items()):
             logger.warning(
                 "%d teacher hosts ask for %s each, but the cluster has %s; waiting up to %g s",
                 hosts,
                 self._wish(),
-                _offer(),
+                self._offer(),
                 self._settings.start_timeout_s,
             )
 
+    def _needs(self) -> dict[str, float]:
+        settings = self._settings
+        usual = {"CPU": settings.cpus_per_host, "GPU": settings.gpus_per_host}
+        return usual | settings.resources_per_host
+
     def _wish(self) -> str:
-        return f"{self._settings.cpus_per_host:g} CPU, {self._settings.gpus_per_host:g} GPU"
+        wish = ", ".join(f"{each:g} {kind}" for kind, each in self._needs().items())
+        labels = ", ".join(f"{key}={value}" for key, value in self._settings.label_selector.items())
+        return f"{wish}, on nodes with {labels}" if labels else wish
+
+    def _offer(self) -> str:
+        total = _total_resources()
+        free = dict(ray.available_resources())  # type: ignore[no-untyped-call]
+        return ", ".join(
+            f"{total.get(kind, 0.0):g} {kind} ({free.get(kind, 0.0):g} free)"
+            for kind in self._needs()
+        )
 
 
 def _stored_data(settings: HostSettings) -> tuple[str, ...]:
@@ -325,11 +341,3 @@ def kill_hosts(handles: Sequence[HostHandle]) -> None:
 
 def _total_resources() -> dict[str, float]:
     return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
-
-
-def _offer() -> str:
-    total = _total_resources()
-    free = dict(ray.available_resources())  # type: ignore[no-untyped-call]
-    return ", ".join(
-        f"{total.get(kind, 0.0):g} {kind} ({free.get(kind, 0.0):g} free)" for kind in ("CPU", "GPU")
-    )

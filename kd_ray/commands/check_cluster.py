@@ -1,0 +1,91 @@
+"""What `kd-ray check` finds out about the cluster that a run is to go to."""
+
+import os
+
+from kd_ray.cluster.room import Wish
+from kd_ray.config.base import Section
+from kd_ray.config.commands import (
+    DistillConfig,
+    InferTeachersConfig,
+    TrainConfig,
+    TrainTeachersConfig,
+)
+from kd_ray.config.pool import PoolConfig
+from kd_ray.config.recipes import RecipeConfig, StudyConfig
+from kd_ray.config.sources import HostSettings, PoolSource
+from kd_ray.config.training import Workers
+
+
+def named_cluster() -> str | None:
+    """The address in `RAY_ADDRESS`; None where commands start a private Ray."""
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    return None if address in ("", "local") else address
+
+
+def check_cluster(config: Section, address: str | None) -> tuple[list[str], list[str]]:
+    """Problems and notes: versions and resources of the cluster at `address`.
+
+    Raises:
+        ValueError: the cluster cannot be joined.
+    """
+    wishes = wishes_of(config)
+    if address is None:
+        return [
+            f"{wish}: custom resources and labels are those of a cluster's nodes; name the cluster "
+            "(kd-ray check --address ..., RAY_ADDRESS), or leave them out"
+            for wish in wishes
+            if wish.labels or wish.resources.keys() - {"CPU", "GPU"}
+        ], []
+    from kd_ray.cluster.compare import compare, look_at, my_versions
+
+    compared = compare(my_versions(), look_at(address), wishes)
+    return compared.problems, compared.notes
+
+
+def wishes_of(config: Section) -> list[Wish]:
+    """What a command reserves on a cluster, all at the same time.
+
+    Of commands that take what they find (teachers' trainings, inference), the least that they
+    need; of recipes and studies the tasks alone, whose own files can be checked by themselves.
+    """
+    wishes: list[Wish] = []
+    match config:
+        case DistillConfig():
+            wishes += _worker_wishes(config.workers)
+            source = config.teachers.source
+            # Hosts of a pool that runs already are nothing that this job needs.
+            if isinstance(source, PoolSource) and source.name is None:
+                wishes.append(_hosts(source))
+        case TrainConfig():
+            wishes += _worker_wishes(config.workers)
+        case TrainTeachersConfig():
+            wishes.append(_workers(config.base.workers, "training workers of one teacher"))
+        case InferTeachersConfig():
+            resources = {"CPU": config.cpus_per_actor, "GPU": config.gpus_per_actor}
+            wishes.append(Wish("inference actor or more", 1, resources))
+        case PoolConfig():
+            wishes.append(_hosts(config.hosts))
+        case RecipeConfig():
+            wishes.append(_tasks(max(step.parallel for step in config.steps)))
+        case StudyConfig():
+            wishes.append(_tasks(config.parallel))
+    return wishes
+
+
+def _worker_wishes(workers: Workers) -> list[Wish]:
+    # One worker without a GPU runs in the process of the command, which reserves nothing.
+    return [_workers(workers, "training workers")] if workers.grouped or workers.gpus else []
+
+
+def _workers(workers: Workers, what: str) -> Wish:
+    resources = {"CPU": workers.cpus, "GPU": workers.gpus} | workers.resources_per_worker
+    return Wish(what, workers.count, resources, workers.label_selector)
+
+
+def _hosts(hosts: HostSettings) -> Wish:
+    resources = {"CPU": hosts.cpus_per_host, "GPU": hosts.gpus_per_host} | hosts.resources_per_host
+    return Wish("teacher hosts", hosts.hosts, resources, hosts.label_selector)
+
+
+def _tasks(count: int) -> Wish:
+    return Wish("tasks", count, {"CPU": 1.0})

@@ -1,0 +1,54 @@
+"""What a worker group is started with, without starting one."""
+
+import pytest
+import tiny
+
+from kd_ray.cluster import trainer
+from kd_ray.evaluation.run_folder import RunFolder
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Keyword arguments of Ray Train's trainer, by a stand-in that starts nothing."""
+    given = {}
+    monkeypatch.setattr(trainer, "ensure_ray", lambda **options: None)
+    monkeypatch.setattr(trainer, "TorchTrainer", lambda worker, **options: given.update(options))
+    return given
+
+
+def test_workers_take_what_the_configuration_says(started, tmp_path):
+    workers = {
+        "count": 2, "cpus": 3, "resources_per_worker": {"students": 1},
+        "label_selector": {"kd-ray-role": "students"},
+    }  # fmt: skip
+    config = tiny.train_config("placed", workers=workers)
+    trainer._trainer(trainer.TrainingJob(config, tmp_path), RunFolder(tmp_path, "placed"))
+    scaling = started["scaling_config"]
+    assert scaling.num_workers == 2
+    assert scaling.resources_per_worker == {"CPU": 3, "students": 1}
+    assert scaling.label_selector == {"kd-ray-role": "students"}
+
+
+def test_workers_may_go_anywhere_by_default(started, tmp_path):
+    config = tiny.train_config("anywhere", workers={"count": 2})
+    trainer._trainer(trainer.TrainingJob(config, tmp_path), RunFolder(tmp_path, "anywhere"))
+    assert started["scaling_config"].resources_per_worker == {"CPU": 1}
+    assert started["scaling_config"].label_selector is None
+
+
+@pytest.mark.parametrize("what", ["workers", "hosts"])
+def test_a_run_for_special_nodes_does_not_wait_in_a_private_ray(what, tiny_root, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    selector = {"kd-ray-role": "teachers"}
+    config = (
+        tiny.train_config("nowhere-workers", workers={"label_selector": selector})
+        if what == "workers"
+        else tiny.distill_config(
+            "nowhere-hosts",
+            "teachers.txt",
+            teachers__source={"type": "pool", "label_selector": selector},
+        )
+    )
+    with pytest.raises(ValueError, match="submit this as a job"):
+        trainer.run_training(config, tiny_root)
