@@ -129,16 +129,19 @@ def log_soak(figures: Mapping[str, Any]) -> None:
         logger.info(
             "%-8s %8.1f MiB in the second quarter, %8.1f in the last; of one process %s",
             kind,
-            memory["second_mib"],
-            memory["last_mib"],
+            memory["mib_of_all"]["second_quarter"],
+            memory["mib_of_all"]["last_quarter"],
             "too few samples"
             if slope is None
             else "{mib_per_hour:+.1f} MiB/h ({low:+.1f} to {high:+.1f})".format(**slope),
         )
-    logger.info(
-        "object store: %.1f MiB in the second quarter, %.1f in the last, at most %.1f",
-        figures["object_store"]["second_quarter_mib"],
-        figures["object_store"]["last_quarter_mib"],
-        figures["object_store"]["most_mib"],
-    )
+    for name in ("object_store_mib", "processes", "actors"):
+        means = figures[name]
+        logger.info(
+            "%s: %.1f in the second quarter, %.1f in the last, at most %.1f",
+            name.replace("_", " "),
+            means["second_quarter"],
+            means["last_quarter"],
+            means["most"],
+        )
     logger.info("after down: %s", figures["after_down"])

@@ -33,6 +33,7 @@ JUDGED = ("driver", "host", "manager", "gcs", "raylet")
 """Kinds of processes whose memory is judged."""
 
 _KEPT_TASKS = 2000
+_TELL_S = 60.0
 _HUNG_AFTER_S = 6.0
 _PAUSE_S = 3.0
 _GONE_S = 30.0
@@ -88,9 +89,13 @@ def _soak(
         [address.hosts[0].pid], every_s=config.fault_every_s, pause_s=_PAUSE_S, seed=config.seed
     )
     samples: list[Sample] = []
+    told_s = 0.0
     try:
-        while time.monotonic() - began_s < 60 * config.minutes:
-            samples.append(_sample(time.monotonic() - began_s, clients))
+        while (at_s := time.monotonic() - began_s) < 60 * config.minutes:
+            samples.append(_sample(at_s, clients))
+            if at_s >= told_s + _TELL_S:
+                told_s = at_s
+                _tell(samples[-1], clients, len(faults.done))
             time.sleep(config.sample_every_s)
         faults.stop()
         # What was hurt last has its time to come back, so that the end is whole.
@@ -101,11 +106,15 @@ def _soak(
         for client in clients:
             client.join()
     seconds = time.monotonic() - began_s
-    status = service.status(POOL)
+    status, actors = service.status(POOL), len(_actors())
     service.down(POOL, force=True)
     problems = [text for client in clients for text in _problems_of(client)]
-    if status.state != "up" or any(host.status is None for host in status.hosts):
-        problems.append(f"at the end the pool was {status.state}, with {status.hosts}")
+    answering = [host.name for host in status.hosts if host.status is not None]
+    if status.state != "up" or len(answering) != config.hosts or actors != config.hosts + 1:
+        problems.append(
+            f"at the end the pool was {status.state}, hosts {answering} answered, and there were "
+            f"{actors} actors"
+        )
     if status.jobs:
         problems.append(f"jobs that had gone were still attached: {status.jobs}")
     judged, grown = judge(
@@ -125,7 +134,6 @@ def _soak(
         "totals": _totals(clients),
         "events": dict(sum((client.kinds for client in clients), Counter[str]())),
         "faults": faults.done,
-        "pool": {"deaths": status.deaths, "respawns": status.respawns},
         **judged,
         "after_down": after,
     }
@@ -169,6 +177,18 @@ def _sample(at_s: float, clients: Sequence[Client]) -> Sample:
         len(_actors()),
         len(_placement_groups()),
         sum(client.tally.right for client in clients),
+    )
+
+
+def _tell(sample: Sample, clients: Sequence[Client], faults: int) -> None:
+    """How it goes, so that nobody waits for the end of a soak that has failed."""
+    logger.info(
+        "soak: after %.0f min %d answers, %d wrong, %d lost, %d faults",
+        sample.at_s / 60,
+        sample.answers,
+        sum(client.tally.wrong for client in clients),
+        sum(client.tally.lost for client in clients),
+        faults,
     )
 
 

@@ -5,8 +5,9 @@ all of them would rise and fall with their number. A slope is of all processes o
 each with a level of its own; its first minutes, in which it loads and warms up, do not count.
 """
 
+import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from kd_ray.bench.soak.processes import Process
 
 _MIB = 1 << 20
 _HOUR_S = 3600.0
+_MORE_PROCESSES = 2.0
+"""In the mean: hosts that start are one or two more or less at any time."""
 _FEWEST = 20
 """Samples of a kind below which a slope says nothing."""
 
@@ -121,15 +124,20 @@ def computed_s(samples: Sequence[Sample]) -> float:
     return math.fsum(last[pid] - first[pid] for pid in last)
 
 
-def quarters(samples: Sequence[Sample], kind: str) -> dict[str, float]:
-    """Mean private MiB of all processes of a kind together, in the second and the last quarter."""
+def quarters(samples: Sequence[Sample], value: Callable[[Sample], float]) -> dict[str, float]:
+    """Means of a figure over the second and the last quarter of the time, and the most of it."""
     end_s = samples[-1].at_s
 
     def mean(low: float, high: float) -> float:
-        inside = [s.bytes_of(kind) for s in samples if low * end_s <= s.at_s <= high * end_s]
-        return float(np.mean(inside)) / _MIB if inside else math.nan
+        inside = [value(each) for each in samples if low * end_s <= each.at_s <= high * end_s]
+        return float(np.mean(inside)) if inside else math.nan
 
-    return {"second_mib": mean(0.25, 0.5), "last_mib": mean(0.75, 1.0)}
+    most = max(map(value, samples))
+    return {"second_quarter": mean(0.25, 0.5), "last_quarter": mean(0.75, 1.0), "most": most}
+
+
+def _mib_of(kind: str, sample: Sample) -> float:
+    return sample.bytes_of(kind) / _MIB
 
 
 def judge(
@@ -140,7 +148,7 @@ def judge(
     max_mib_per_hour: float,
     max_store_mib: float,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Figures of memory, and what is wrong with them.
+    """Figures of memory and processes, and what is wrong with them.
 
     Memory of a kind counts as growing where its slope, of one process, is above `max_mib_per_hour`
     and surely above 0.
@@ -149,24 +157,34 @@ def judge(
     memory: dict[str, Mapping[str, Any]] = {}
     for kind in kinds:
         slope = slope_within(lives(samples, kind, warm_up_s))
+        sizes = functools.partial(_mib_of, kind)
         memory[kind] = {
             "slope": None if slope is None else slope.plain(),
-            **quarters(samples, kind),
+            "mib_of_all": quarters(samples, sizes),
         }
         if slope is not None and slope.plain()["low"] > 0 and slope.mib_per_hour > max_mib_per_hour:
             problems.append(
                 f"memory of a {kind} process grows by {slope.mib_per_hour:.1f} MiB an hour, "
                 f"allowed are {max_mib_per_hour:g}"
             )
-    late = [sample.store_bytes / _MIB for sample in samples[3 * len(samples) // 4 :]]
-    early = [sample.store_bytes / _MIB for sample in samples[len(samples) // 4 : len(samples) // 2]]
-    store = {
-        "second_quarter_mib": float(np.mean(early)) if early else math.nan,
-        "last_quarter_mib": float(np.mean(late)),
-        "most_mib": max(sample.store_bytes for sample in samples) / _MIB,
-    }
-    if store["most_mib"] > max_store_mib:
+    store = quarters(samples, lambda sample: sample.store_bytes / _MIB)
+    if store["most"] > max_store_mib:
         problems.append(
-            f"the object store held {store['most_mib']:.1f} MiB, allowed are {max_store_mib:g}"
+            f"the object store held {store['most']:.1f} MiB, allowed are {max_store_mib:g}"
         )
-    return {"memory": memory, "object_store": store}, problems
+    processes = quarters(samples, lambda sample: float(len(sample.processes)))
+    if processes["last_quarter"] > processes["second_quarter"] + _MORE_PROCESSES:
+        problems.append(
+            f"in the last quarter there were {processes['last_quarter']:.1f} processes, in the "
+            f"second {processes['second_quarter']:.1f}"
+        )
+    groups = max(sample.placement_groups for sample in samples)
+    if groups:
+        problems.append(f"there were {groups} placement groups, and a pool makes none")
+    figures = {
+        "memory": memory,
+        "object_store_mib": store,
+        "processes": processes,
+        "actors": quarters(samples, lambda sample: float(sample.actors)),
+    }
+    return figures, problems

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kd_ray.bench.soak.pages import write_samples
 from kd_ray.bench.soak.processes import Memory, Process, descendants, kind_of, look, memory_of
-from kd_ray.bench.soak.verdict import Sample, judge, lives, slope_within
+from kd_ray.bench.soak.verdict import Sample, computed_s, judge, lives, slope_within
 
 MIB = 1 << 20
 
@@ -63,7 +63,8 @@ def test_a_leak_is_found_behind_restarts():
     figures, problems = verdict(samples(sizes))
     memory = figures["memory"]["host"]
     assert memory["slope"]["mib_per_hour"] == pytest.approx(60, rel=0.2)
-    assert abs(memory["last_mib"] - memory["second_mib"]) < 1
+    sums = memory["mib_of_all"]
+    assert abs(sums["last_quarter"] - sums["second_quarter"]) < 1
     assert len(problems) == 1
     assert "memory of a host process grows by" in problems[0]
 
@@ -71,6 +72,24 @@ def test_a_leak_is_found_behind_restarts():
 def test_a_full_store_is_told():
     _, problems = verdict(samples(lambda at_s: [(1, 100.0)], store_mib=65))
     assert problems == ["the object store held 65.0 MiB, allowed are 64"]
+
+
+def test_processes_that_stay_behind_are_told():
+    """One more every five minutes."""
+    _, problems = verdict(
+        samples(lambda at_s: [(number, 100.0) for number in range(1 + at_s // 300)])
+    )
+    assert len(problems) == 1
+    assert "in the last quarter there were 5." in problems[0]
+
+
+def test_computation_is_counted_from_the_first_sample_on():
+    def at(at_s, *processes):
+        found = [Process(pid, "host", Memory(0, 0, 0), cpu_s) for pid, cpu_s in processes]
+        return Sample(at_s, tuple(found), 0, 0, 0, 0)
+
+    found = [at(0, (1, 50.0)), at(5, (1, 52.0), (2, 3.0)), at(10, (1, 54.0)), at(15, (3, 1.0))]
+    assert computed_s(found) == 4 + 3 + 1
 
 
 def test_few_samples_say_nothing_of_a_slope():
