@@ -223,13 +223,16 @@ class Ledger:
         logger.warning("host %s left out with teachers %s: %s", host, ", ".join(names), reason)
         self._tell("teacher_host_left_out", host=host, teachers=names, reason=reason)
 
-    def host_back(self, host: str, teachers: Sequence[int], reason: str) -> None:
-        """A host that was left out is asked again; what it had quarantined may answer anew."""
+    def host_back(
+        self, host: str, teachers: Sequence[int], reason: str, *, fresh: bool = False
+    ) -> None:
+        """A host that was left out is asked again; `fresh`: what it had quarantined, too."""
         with self._lock:
             self.counts["hosts_back"] += 1
             for index in teachers:
                 self._lost.pop(index, None)
-                self._quarantined.pop(index, None)
+                if fresh:
+                    self._quarantined.pop(index, None)
         names = self.names(teachers)
         logger.warning("host %s is back with teachers %s: %s", host, ", ".join(names), reason)
         self._tell("teacher_host_back", host=host, teachers=names, reason=reason)

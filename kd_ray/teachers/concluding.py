@@ -31,9 +31,9 @@ class Done:
 
 @dataclass(frozen=True)
 class Silent:
-    """A teacher cannot answer this request, and why."""
+    """A teacher cannot answer this request, and why; None: it left the host meanwhile."""
 
-    reason: str
+    reason: str | None = None
 
 
 def conclude(
@@ -82,7 +82,7 @@ def conclude(
         failed={
             numbers[index]: each.reason
             for index, each in answers.items()
-            if isinstance(each, Silent) and index not in quarantined
+            if isinstance(each, Silent) and each.reason and index not in quarantined
         },
         halved={numbers[index]: each.full for index, each in done.items() if each.full},
         teacher_s=sum(each.seconds for each in done.values()),

@@ -370,7 +370,7 @@ class TeacherHost:
         if not found.missing:
             return Done(found.whole(None, index), 0.0, cached)
         if info.front_end_digest not in opened.inputs:
-            return Silent("it left the host")
+            return Silent()
         task: Scoring | Writing
         if isinstance(request, Generate):
             task = request.writing
@@ -427,8 +427,10 @@ class TeacherHost:
         try:
             run = await _run_in(self._passes, self._run, queue, works)
         except LoadFailed as error:
+            if queue.teacher not in self._here:
+                return [Silent()] * len(works)
             self._costs.errors["LoadFailed"] += 1
-            if error.final and queue.teacher in self._here:
+            if error.final:
                 self._quarantine(queue.teacher, error.reason)
             return [Silent(error.reason)] * len(works)
         except PassTooLarge as error:

@@ -258,7 +258,8 @@ class PoolKeeper:
 
     def _note(self, arrival: HostArrival) -> None:
         """Who its teachers are, should a checkpoint be unreadable when its host starts again."""
-        self._known |= {info.index: info for info in arrival.infos}
+        # A new dictionary: the old one may be on its way to a host.
+        self._known = {**self._known, **{info.index: info for info in arrival.infos}}
 
     def _tell(self, kind: str, **details: Any) -> None:
         if self._on_event is not None:

@@ -179,10 +179,11 @@ class Roster:
             self._handles[name] = handle
             self._left_out.pop(name)
             self._watching.pop(name)
-            if new.pid != host.pid:
+            fresh = new.pid != host.pid
+            if fresh:
                 self._quarantined -= {each for each in self._quarantined if each[0] == name}
-            how = "it answers again" if new.pid == host.pid else f"started again (pid {new.pid})"
-            self._ledger.host_back(name, self.address.numbers(new.teachers), how)
+            how = f"started again (pid {new.pid})" if fresh else "it answers again"
+            self._ledger.host_back(name, self.address.numbers(new.teachers), how, fresh=fresh)
             self._changed.set()
             return
 
