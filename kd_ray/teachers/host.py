@@ -6,6 +6,7 @@ Shapes: B utterances, U target positions, V vocabulary.
 
 import asyncio
 import dataclasses
+import functools
 import logging
 import time
 from collections import defaultdict
@@ -29,7 +30,7 @@ from kd_ray.teachers.host_state import Asked, HostStatus, Known, Opened, Queue, 
 from kd_ray.teachers.memory import PassTooLarge
 from kd_ray.teachers.passes import Passes
 from kd_ray.teachers.readers import Inputs, Reader
-from kd_ray.teachers.remembering import Memory, Recalled
+from kd_ray.teachers.remembering import Memory
 from kd_ray.teachers.residency import LoadFailed
 from kd_ray.teachers.residents import AllLoaded, Residents, ScoringTeacher
 from kd_ray.teachers.rows import (
@@ -203,36 +204,13 @@ class TeacherHost:
         texts, transcription_s = await self._texts(asked.request, sound)
         if texts is not None:
             asked = asked._replace(request=dataclasses.replace(asked.request, texts=texts))
-        whole = len(sound) == len(asked.numbers)
-        recalled = await self._recall(asked) if whole else None
-        if recalled is None:
+        if len(sound) < len(asked.numbers):
             answer = await self._ask_teachers(asked)
         else:
-            answer = await self._complete(asked, recalled)
+            teachers = {called: self._infos[index] for index, called in asked.numbers.items()}
+            beside = functools.partial(_run_in, self._helper)
+            answer = await self._memory.answer(asked, teachers, self._ask_teachers, beside)
         return dataclasses.replace(answer, teacher_s=answer.teacher_s + transcription_s)
-
-    async def _recall(self, asked: Asked) -> Recalled | None:
-        """What is remembered of all the teachers together."""
-        if self._memory.fused is None:
-            return None
-        teachers = {called: self._infos[index] for index, called in asked.numbers.items()}
-        return await _run_in(
-            self._helper, self._memory.recall,
-            asked.request, asked.call, teachers, asked.num_teachers,
-        )  # fmt: skip
-
-    async def _complete(self, asked: Asked, recalled: Recalled) -> HostAnswer:
-        """Teachers answer for the rows that are missing."""
-        fresh = None
-        if recalled.missing:
-            part = take_request(asked.request, recalled.missing)
-            fresh = await self._ask_teachers(asked._replace(request=part))
-            if not recalled.is_completed_by(fresh):
-                # Somebody is missing from now on, in the rows that are remembered, too.
-                answer = await self._ask_teachers(asked)
-                seconds = answer.teacher_s + fresh.teacher_s
-                return dataclasses.replace(answer, teacher_s=seconds)
-        return await _run_in(self._helper, self._memory.complete, recalled, fresh)
 
     async def _ask_teachers(self, asked: Asked) -> HostAnswer:
         """The answer of those teachers that are in order."""

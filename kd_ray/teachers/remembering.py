@@ -5,10 +5,11 @@ teachers of a call at once, but one fusion only. Then each teacher's own rows, f
 fusion follows, and behind them those of a target store.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from kd_ray.core.contracts import Fusion, Generate, Score, TeacherInfo
 from kd_ray.core.strategies import FusedTargets, Partial
@@ -29,8 +30,9 @@ from kd_ray.teachers.cache import (
     needed,
     open_levels,
     row_keys,
+    take_request,
 )
-from kd_ray.teachers.host_state import Known
+from kd_ray.teachers.host_state import Asked, Known
 from kd_ray.teachers.rows import Output
 
 
@@ -103,25 +105,44 @@ class Memory:
         """Whether there is nothing to look up, ever."""
         return self._outputs is None and not self._levels
 
-    def recall(
+    async def answer(
         self,
-        request: Score | Generate,
-        call: Call,
+        asked: Asked,
         teachers: Mapping[int, TeacherInfo],
-        num_teachers: int,
-    ) -> Recalled | None:
+        ask: Callable[[Asked], Awaitable[HostAnswer]],
+        beside: Callable[..., Awaitable[Any]],
+    ) -> HostAnswer:
+        """What these teachers say: fused rows that are remembered, and theirs for the rest.
+
+        Args:
+            asked: the request, and who is meant.
+            teachers: all who are, by what the job calls them; none of them is quarantined.
+            ask: teachers.
+            beside: calls a function beside the event loop.
+        """
+        if self._fused is None:
+            return await ask(asked)
+        recalled: Recalled | None = await beside(self._recall, asked, teachers)
+        if recalled is None:
+            return await ask(asked)
+        fresh = None
+        if recalled.missing:
+            rest = take_request(asked.request, recalled.missing)
+            fresh = await ask(asked._replace(request=rest))
+            if not recalled.is_completed_by(fresh):
+                # Somebody is missing from now on, in the rows that are remembered, too.
+                whole = await ask(asked)
+                return replace(whole, teacher_s=whole.teacher_s + fresh.teacher_s)
+        complete: HostAnswer = await beside(self._complete, recalled, fresh)
+        return complete
+
+    def _recall(self, asked: Asked, teachers: Mapping[int, TeacherInfo]) -> Recalled | None:
         """What is remembered of these teachers together; None where that cannot be.
 
         So it is for strings that teachers write, for requests that want teachers' own outputs too,
         and for fusions that look at whole batches.
-
-        Args:
-            request: as it came.
-            call: likewise.
-            teachers: all that are asked, by what the job calls them.
-            num_teachers: of the job.
         """
-        cache = self._fused
+        cache, (request, call, _, num_teachers, _) = self._fused, asked
         if cache is None or not isinstance(request, Score) or request.per_teacher or not teachers:
             return None
         if looks_at_batches(request.fusion, num_teachers):
@@ -132,18 +153,18 @@ class Memory:
         group = tuple(digests.values()) if finish else group_of(digests, num_teachers)
         reads = {info.reads for info in teachers.values()}
         keys = row_keys(request, reads.pop() if len(reads) == 1 else None)
-        asked = (request.fusion, group, keys, call.job)
+        place = (request.fusion, group, keys, call.job)
         return Recalled(
             request.fusion,
             group,
             numbers,
             num_teachers,
             keys,
-            targets=tuple(cache.get_rows(*asked)) if finish else None,
-            partials=None if finish else tuple(cache.get_partial_rows(*asked)),
+            targets=tuple(cache.get_rows(*place)) if finish else None,
+            partials=None if finish else tuple(cache.get_partial_rows(*place)),
         )
 
-    def complete(self, recalled: Recalled, fresh: HostAnswer | None) -> HostAnswer:
+    def _complete(self, recalled: Recalled, fresh: HostAnswer | None) -> HostAnswer:
         """The answer to the whole request; its fresh rows are remembered.
 
         Args:

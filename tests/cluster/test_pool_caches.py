@@ -1,6 +1,7 @@
 """Pools that remember: what hosts fused, and a target store; and whose requests go first."""
 
 import contextlib
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from kd_ray.commands.pool import spec_of
 from kd_ray.config.pool import PoolConfig
 from kd_ray.config.sources import PoolSource as PoolSection
 from kd_ray.config.strategies import Best, TopM, Weighted
+from kd_ray.core.contracts import Fusion
 from kd_ray.speech.manifest import read_manifest
 from kd_ray.teachers.temporary import temporary_store
 
@@ -56,41 +58,53 @@ def passes(name):
     return sum(host.status.batches.passes for host in service.status(name).hosts)
 
 
+STORED = request(7, 6, strategy=Best())
+
+
+@pytest.fixture(scope="module")
+def remembering(local_ray, tmp_path_factory):
+    """A pool that remembers what it fuses, and has a store of one request; and that one's data."""
+    folder = tmp_path_factory.mktemp("remembering") / "store"
+    data = store_answers(folder, STORED, load_fake_teachers(FOUR, "cpu"))
+    with pool("remembering", hosts=2, fused_cache_mib=16, cache_store=str(folder)):
+        yield data
+
+
+@pytest.mark.usefixtures("remembering")
 def test_hosts_remember_what_they_fused_for_whoever_comes_later():
-    with pool("fusing", hosts=2, fused_cache_mib=16):
-        asked = [request(seed, strategy=strategy) for seed, strategy in
-                 ((1, Weighted()), (2, Best()), (3, TopM(m=3)))]  # fmt: skip
-        expected = [local_signal(FOUR, one, range(4)) for one in asked]
-        with job("fusing", "first") as source:
-            for one, signal in zip(asked, expected, strict=True):
-                assert_same_signal(source.ask(one).result(30), signal)
-        before = passes("fusing")
-        with job("fusing", "second") as source:
-            for one, signal in zip(asked, expected, strict=True):
-                again = source.ask(one).result(30)
-                assert_same_signal(again, signal)
-                assert again.teacher_s == 0.0
-        assert passes("fusing") == before
-        hosts = [view.status for view in service.status("fusing").hosts]
-        assert [each.fused.jobs["second"].hit_share for each in hosts] == [1.0, 1.0]
-        assert [each.cache for each in hosts] == [None, None]
+    asked = [request(seed, strategy=strategy) for seed, strategy in
+             ((1, Weighted()), (2, Best()), (3, TopM(m=3)))]  # fmt: skip
+    expected = [local_signal(FOUR, one, range(4)) for one in asked]
+    with job("remembering", "first") as source:
+        for one, signal in zip(asked, expected, strict=True):
+            assert_same_signal(source.ask(one).result(30), signal)
+    before = passes("remembering")
+    with job("remembering", "second") as source:
+        for one, signal in zip(asked, expected, strict=True):
+            again = source.ask(one).result(30)
+            assert_same_signal(again, signal)
+            assert again.teacher_s == 0.0
+    assert passes("remembering") == before
+    hosts = [view.status for view in service.status("remembering").hosts]
+    assert [each.fused.jobs["second"].hit_share for each in hosts] == [1.0, 1.0]
+    assert [each.cache for each in hosts] == [None, None]
 
 
-def test_a_target_store_answers_jobs_that_read_its_data(tmp_path):
-    one = request(7, 6, strategy=Best())
-    data = store_answers(tmp_path / "store", one, load_fake_teachers(FOUR, "cpu"))
-    with pool("stored", hosts=2, cache_store=str(tmp_path / "store")):
-        with job("stored", "reader", data=data) as source:
-            assert source.address.stored_data == (data,)
-            signal = source.ask(one).result(30)
-            assert_same_signal(signal, local_signal(FOUR, one, range(4)))
-            assert signal.teacher_s == 0.0
-        assert passes("stored") == 0
-        with job("stored", "stranger") as source:
-            assert_same_signal(source.ask(one).result(30), local_signal(FOUR, one, range(4)))
-        assert passes("stored") > 0
-        hits = [view.status.stored.hits for view in service.status("stored").hosts]
-        assert sum(hits) == 4 * 6
+def test_a_target_store_answers_jobs_that_read_its_data(remembering):
+    before = passes("remembering")
+    expected = local_signal(FOUR, STORED, range(4))
+    with job("remembering", "reader", data=remembering) as source:
+        assert source.address.stored_data == (remembering,)
+        signal = source.ask(STORED).result(30)
+        assert_same_signal(signal, expected)
+        assert signal.teacher_s == 0.0
+    assert passes("remembering") == before
+    hits = [view.status.stored.hits for view in service.status("remembering").hosts]
+    assert sum(hits) == 4 * 6
+    other = dataclasses.replace(STORED, fusion=Fusion(Weighted()))
+    with job("remembering", "stranger") as source:
+        assert_same_signal(source.ask(other).result(30), local_signal(FOUR, other, range(4)))
+    assert passes("remembering") > before
 
 
 def test_a_store_that_is_not_there_is_told_at_the_start(tmp_path):
