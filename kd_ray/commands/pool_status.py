@@ -104,6 +104,10 @@ def _by_job(status: PoolStatus) -> dict[str, Any]:
                 for field in dataclasses.fields(cost)
                 if field.name != "answers"
             },
+            "per_row": {
+                each: getattr(cost, each) / max(1, cost.rows)
+                for each in ("teacher_s", "loads", "bytes_in", "bytes_out")
+            },
             "utterances": done.units,
             "passes": done.passes,
             "wait_s": _seconds(done.waits),
@@ -178,12 +182,13 @@ def _jobs(status: PoolStatus) -> Table:
         rows.append(
             [
                 job.name, f"{job.weight:g}", _lasted(job.attached_s), str(cost.rows),
-                str(cost.known_rows), f"{cost.teacher_s:.1f}", f"{cost.loads:.0f}",
+                str(cost.known_rows), f"{cost.teacher_s:.1f}",
+                f"{1e3 * cost.teacher_s / max(1, cost.rows):.2f}", f"{cost.loads:.0f}",
                 f"{cost.bytes_in / _MIB:.1f}", f"{cost.bytes_out / _MIB:.1f}",
                 *_milliseconds(done.waits), *_milliseconds(cost.answers),
             ]
         )  # fmt: skip
-    columns = "job weight attached rows remembered teacher_s loads MiB_in MiB_out"
+    columns = "job weight attached rows remembered teacher_s ms_a_row loads MiB_in MiB_out"
     return _table(f"{columns} wait_p50 p95 p99 answer_p50 p95 p99", rows)
 
 

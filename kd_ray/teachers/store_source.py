@@ -143,6 +143,8 @@ class StoreSource:
         outputs = batch.outputs
         if "tokens" not in request.wanted:
             outputs = tuple(replace(output, log_probs=None) for output in outputs)
+        if not request.wanted & {"tokens", "labels"}:
+            outputs = tuple(replace(output, strings=()) for output in outputs)
         fused = fuse(outputs, request.fusion, len(self.digests))
         sent = outputs if request.per_teacher else ()
         rows = len(request.utterance_ids) * len(self.digests)

@@ -88,7 +88,7 @@ def test_a_training_on_the_pool_says_what_its_teachers_cost(trusted, tiny_root):
     assert costs["remembered_rows"] >= 24 * 3
     assert costs["bytes_sent"] > costs["utterances"] * 2 * 16_000 * 0.3
     assert costs["per_position"]["bytes_student"] > 0
-    assert costs["bytes_hosts"] > costs["bytes_student"] > 0
+    assert costs["bytes_hosts"] > 0
     assert costs["teacher_s"] > 0
     assert 0 <= costs["wait_share"] < 1
     job = done()["by_job"]["costly"]

@@ -78,6 +78,7 @@ def test_everything_is_in_the_json():
     assert (job["bytes_in"], job["bytes_out"]) == (2**20, 2**21)
     assert job["answer_s"]["max"] == 0.040
     assert job["utterances"] == 40
+    assert job["per_row"]["teacher_s"] == 1.5 / 12
     assert job["wait_s"]["p50"] is None
     assert gone["rows"] == 2
 

@@ -71,6 +71,17 @@ def test_a_stored_signal_is_the_signal_fused_from_the_teachers_themselves(source
     assert signal.outputs == ()
 
 
+def test_trust_alone_has_no_targets_and_nothing_is_computed(source):
+    ids = ["u7", "u0"]
+    signal = source.ask(ask(ids, wanted=frozenset({"trust"}))).result(10)
+    assert (signal.tokens, signal.labels) == (None, None)
+    expected = np.stack([output(n, ids, padding=0.0).ctc_errors for n in range(3)])
+    np.testing.assert_array_equal(signal.ctc_errors, expected)
+    costs = source.costs()
+    assert (costs.requests, costs.utterances, costs.rows, costs.known_rows) == (1, 2, 6, 6)
+    assert costs.teacher_s == 0
+
+
 @pytest.mark.parametrize("top_k", [None, 4])
 def test_geometric_means_need_every_token(tmp_path, top_k):
     store = filled_store(tmp_path / "store", top_k=top_k)
