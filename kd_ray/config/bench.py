@@ -164,13 +164,13 @@ class BenchRegistered(Section):
     """Each has other random weights."""
     memory_mib: float = Field(24.0, gt=0)
     """For the weights of those that are loaded."""
-    utterances: int = Field(4, ge=1)
+    utterances: int = Field(2, ge=1)
     duration_s: float = Field(1.0, gt=0)
     requests: int = Field(16, ge=1)
     """All waiting at once: an offline pass over a data set of so many batches."""
     window: int = Field(8, ge=1)
     """Requests in flight of an online student that looks ahead."""
-    windows: int = Field(3, ge=1)
+    windows: int = Field(2, ge=1)
 
 
 class BenchFleet(Section):
