@@ -12,6 +12,7 @@ from doubles import request as score_request
 from pool_help import FOUR, assert_same_signal, attach, is_gone, local_signal, start, stopped
 
 from kd_ray.cluster.pool import PoolSource, PoolStartError
+from kd_ray.cluster.pool.address import arrays_bytes
 from kd_ray.config.strategies import Average, Best, TopM, Weighted
 from kd_ray.core.contracts import Busy, TeachersGone
 from kd_ray.teachers.local_source import LocalSource
@@ -108,6 +109,18 @@ def test_what_comes_to_the_student_holds_k_tokens_a_position(request, hosts):
     each = [one.fusion.position_bytes(VOCABULARY) for one in (whole, short)]
     assert each == [28, 20]
     assert sizes[0] - sizes[1] == positions * (each[0] - each[1])
+    source.close()
+
+
+def test_a_target_too_large_to_travel_with_a_host_s_report_is_fetched(one_host, local):
+    source, events = attach(one_host)
+    one = request(9, 500)
+    signal = source.ask(one).result(30)
+    # What is smaller came along in the tests above.
+    assert arrays_bytes(signal.tokens) > 64 << 10
+    assert_same_signal(signal, local.ask(one).result(30))
+    assert source.edges["student"] == source.edges["hosts"] > arrays_bytes(signal.tokens)
+    assert events == []
     source.close()
 
 

@@ -109,7 +109,8 @@ class HostArrival:
 class HostReport:
     """What comes to the client of a host's answer; its distributions stay where they are.
 
-    `finished`: what is kept is the target itself, not a partial. `kept_bytes`: of its arrays.
+    `finished`: what is kept is the target itself, not a partial. `kept_bytes`: of its arrays. A
+    small target comes along, as `answer.fused`, and nothing is kept.
     """
 
     answer: HostAnswer

@@ -265,6 +265,9 @@ class Exchange(Generic[Answer]):
         if not isinstance(self._request, Score) or not parts:
             return None
         if len(parts) == 1 and parts[0].report.finished:
+            along = parts[0].report.answer.fused
+            if along is not None:
+                return self._received(along)
             return await self._fetch(parts, parts[0].kept)
         nodes: dict[str, list[_Part]] = {}
         for part in parts:

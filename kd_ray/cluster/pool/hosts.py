@@ -36,6 +36,8 @@ from kd_ray.teachers.transcriber import TranscriberSpec, load_transcriber
 logger = logging.getLogger(__name__)
 
 _MIB = 1 << 20
+_SMALL_BYTES = 64 << 10
+"""A target up to this size travels with the host's report: fetching it costs a round more."""
 
 
 class PoolStartError(RuntimeError):
@@ -113,13 +115,13 @@ class HostProcess:
         if isinstance(answer.partial, Written):
             return HostReport(answer, False, 0), None
         kept: Kept = answer.partial if answer.fused is None else answer.fused
+        size = arrays_bytes(kept)
+        along = answer.fused if size <= _SMALL_BYTES else None
         report = HostReport(
-            dataclasses.replace(answer, partial=None, fused=None),
-            answer.fused is not None,
-            arrays_bytes(kept),
+            dataclasses.replace(answer, partial=None, fused=along), answer.fused is not None, size
         )
         self._host.count_bytes_out(call.job, report.kept_bytes)
-        return report, kept
+        return report, None if along is not None else kept
 
     async def merge(self, *partials: strategies.Partial) -> tuple[int, strategies.Partial]:
         """Join what several hosts made of one request; its bytes, and the partial itself."""
