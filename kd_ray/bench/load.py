@@ -185,7 +185,7 @@ class Tally:
     """Texts of the first that were lost or wrong."""
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=100_000))
     longest_gap_s: float = 0.0
-    """Between two answers, or between an answer and the next question."""
+    """In which no answer came, though one was due."""
 
     def note(self, problem: str) -> None:
         """Keep the text of a problem, if there are few."""
@@ -264,18 +264,19 @@ class Load:
     def _run(self) -> None:
         next_s = last_s = time.monotonic()
         while not self._stop.is_set() or self._waiting:
-            busy = False
-            while len(self._waiting) < self._in_flight and not busy:
-                if self._stop.wait(max(0.0, next_s - time.monotonic())):
-                    break
-                next_s = max(next_s + self._pause_s, time.monotonic())
-                last_s = max(last_s, time.monotonic()) if not self._waiting else last_s
-                busy = not self._ask()
-            if self._waiting:
-                self._collect(*self._waiting.popleft())
+            now = time.monotonic()
+            room = len(self._waiting) < self._in_flight and not self._stop.is_set()
+            if room and now >= next_s and self._ask():
+                next_s = max(next_s + self._pause_s, now)
+            elif self._waiting:
+                question, pending, since_s = self._waiting.popleft()
+                self._collect(question, pending, since_s)
                 now = time.monotonic()
-                self.tally.longest_gap_s = max(self.tally.longest_gap_s, now - last_s)
+                gap_s = now - max(last_s, since_s)
+                self.tally.longest_gap_s = max(self.tally.longest_gap_s, gap_s)
                 last_s = now
+            else:
+                self._stop.wait(max(0.0, next_s - now))
 
     def _ask(self) -> bool:
         """One question more; false: the source holds as much as it may."""

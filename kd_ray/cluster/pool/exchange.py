@@ -272,44 +272,54 @@ class Exchange(Generic[Answer]):
         nodes: dict[str, list[_Part]] = {}
         for part in parts:
             nodes.setdefault(part.host.node, []).append(part)
+        asked: set[str] = set()
         for _ in range(2):
             try:
-                return await self._merge(list(nodes.values()))
+                return await self._merge(list(nodes.values()), asked)
             except (*HOST_GONE, TimeoutError):
                 continue
         # No host could; this process can, if it gets hold of the partials.
         return await self._merge_here(parts)
 
-    async def _merge(self, nodes: Sequence[Sequence[_Part]]) -> strategies.FusedTargets:
-        """On one host of each node, then on one of them all."""
+    async def _merge(
+        self, nodes: Sequence[Sequence[_Part]], asked: set[str]
+    ) -> strategies.FusedTargets:
+        """On one host of each node, then on one of them all; hosts in `asked` come last."""
+        settings = self._address.settings
+        patience_s = min(_MERGE_S, settings.retry_after_s or self._deadline_s / 2)
         kept, sizes = [], []
         for group in nodes:
             if len(group) == 1 or len(nodes) == 1:
                 kept += [part.kept for part in group]
                 continue
-            merging = self._helper(group).merge.options(num_returns=2)
+            merging = self._helper(group, asked).merge.options(num_returns=2)
             size, merged = merging.remote(*(part.kept for part in group))
             kept.append(merged)
             sizes.append(size)
-        root = self._helper(max(nodes, key=len))
-        fused = await asyncio.wait_for(_await(root.finish.remote(*kept)), _MERGE_S)
+        root = self._helper(max(nodes, key=len), asked)
+        fused = await asyncio.wait_for(_await(root.finish.remote(*kept)), patience_s)
         for size in sizes:
-            self.edges["nodes"] += await asyncio.wait_for(_await(size), _MERGE_S)
+            self.edges["nodes"] += await asyncio.wait_for(_await(size), patience_s)
         return self._received(fused)
 
     def _received(self, fused: strategies.FusedTargets) -> strategies.FusedTargets:
         self.edges["student"] += arrays_bytes(fused)
         return fused
 
-    def _helper(self, group: Sequence[_Part]) -> Any:
-        """A live host, of this node if there is one."""
+    def _helper(self, group: Sequence[_Part], asked: set[str]) -> Any:
+        """A live host, of this node if there is one; noted in `asked`, should it be silent."""
         here = {part.host.name for part in group}
         alive = sorted(
             self._roster.alive(),
-            key=lambda host: (host.name not in here, self._roster.open_requests[host.name]),
+            key=lambda host: (
+                host.name in asked,
+                host.name not in here,
+                self._roster.open_requests[host.name],
+            ),
         )
         if not alive:
             raise ray.exceptions.RayActorError(error_msg="no host is left to merge on")
+        asked.add(alive[0].name)
         return self._roster.handle(alive[0])
 
     async def _merge_here(self, parts: Sequence[_Part]) -> "strategies.FusedTargets | _Lost":
