@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Generic, Self, cast
+from typing import Any, Generic, Literal, NamedTuple, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -37,6 +37,7 @@ from kd_ray.teachers.rows import Output
 KEPT_PROBLEMS = 20
 """Texts of problems that a tally keeps; all are counted."""
 _LONGEST_WAIT_S = 180.0
+_BUSY_S = 0.01
 
 
 class Question(Generic[Answer]):
@@ -209,16 +210,23 @@ class Tally:
 _SHOWN = (50, 95, 99)
 
 
-class Load:
-    """Asks a source from a thread of its own, several requests at a time, and checks the answers.
+class _Problem(NamedTuple):
+    """Why an answer is not right."""
 
-    As a context: asks until it is left, and then collects what is in flight.
+    kind: Literal["gone", "lost", "wrong"]
+    text: str
+
+
+class Load:
+    """Asks a source from threads, one for each request in flight, and checks every answer.
+
+    As a context: asks until it is left, and then waits for what is due.
 
     Args:
         source: is asked; stays open.
         questions: are asked in turn, again and again.
-        in_flight: requests at a time.
-        per_s: at most so many requests in a second; None: as many as are answered.
+        in_flight: requests at a time, at most.
+        per_s: requests in a second, at most; None: as many as are answered.
         tally: of the load before, to go on with.
     """
 
@@ -234,11 +242,14 @@ class Load:
         self.tally = tally or Tally()
         self._source = source
         self._questions = questions
-        self._in_flight = in_flight
         self._pause_s = 0.0 if per_s is None else 1 / per_s
         self._stop = threading.Event()
-        self._waiting: deque[tuple[Question[Any], PendingSignal[Any], float]] = deque()
-        self._thread = threading.Thread(target=self._run, name="load", daemon=True)
+        self._lock = threading.Lock()
+        self._next_s = self._last_s = time.monotonic()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"load-{number}", daemon=True)
+            for number in range(in_flight)
+        ]
 
     def __enter__(self) -> Self:
         self.start()
@@ -254,60 +265,70 @@ class Load:
 
     def start(self) -> None:
         """Begin to ask."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Ask no more, and wait for the answers that are due."""
         self._stop.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
-        next_s = last_s = time.monotonic()
-        while not self._stop.is_set() or self._waiting:
+        while not self._stop.wait(self._turn_s()):
+            with self._lock:
+                question = self._questions[self.tally.asked % len(self._questions)]
+                self.tally.asked += 1
+            since_s = time.monotonic()
+            problem, answer = self._ask(question)
+            with self._lock:
+                self._count(question, problem, answer, since_s)
+
+    def _turn_s(self) -> float:
+        """How long until this thread may ask."""
+        with self._lock:
             now = time.monotonic()
-            room = len(self._waiting) < self._in_flight and not self._stop.is_set()
-            if room and now >= next_s and self._ask():
-                next_s = max(next_s + self._pause_s, now)
-            elif self._waiting:
-                question, pending, since_s = self._waiting.popleft()
-                self._collect(question, pending, since_s)
-                now = time.monotonic()
-                gap_s = now - max(last_s, since_s)
-                self.tally.longest_gap_s = max(self.tally.longest_gap_s, gap_s)
-                last_s = now
-            else:
-                self._stop.wait(max(0.0, next_s - now))
+            at_s = max(self._next_s, now)
+            self._next_s = at_s + self._pause_s
+            return at_s - now
 
-    def _ask(self) -> bool:
-        """One question more; false: the source holds as much as it may."""
-        question = self._questions[self.tally.asked % len(self._questions)]
+    def _ask(self, question: Question[Any]) -> tuple[_Problem | None, Any]:
+        """What is wrong with the answer, if there is one, and the answer."""
         try:
-            pending = self._source.ask(question.request)
-        except Busy:
-            return False
-        self.tally.asked += 1
-        self._waiting.append((question, pending, time.monotonic()))
-        return True
-
-    def _collect(
-        self, question: Question[Any], pending: PendingSignal[Any], since_s: float
-    ) -> None:
-        tally, name = self.tally, question.request.utterance_ids[0]
-        try:
-            answer = pending.result(_LONGEST_WAIT_S)
-            problem = question.fault_of(answer)
-        except TeachersGone:
-            tally.gone += 1
-            return
+            answer = self._sent(question).result(_LONGEST_WAIT_S)
+            fault = question.fault_of(answer)
+        except TeachersGone as error:
+            return _Problem("gone", str(error)), None
         except Exception as error:
-            # Whatever it is: the others are still to be collected, and this one is told.
-            tally.lost += 1
-            tally.note(f"{name}: {type(error).__name__}: {error}")
-            return
-        tally.latencies_s.append(time.monotonic() - since_s)
+            # Whatever it is: the load goes on, and this one is told.
+            return _Problem("lost", f"{type(error).__name__}: {error}"), None
+        return None if fault is None else _Problem("wrong", fault), answer
+
+    def _sent(self, question: Question[Any]) -> PendingSignal[Any]:
+        """Asked, as soon as the source has room for it."""
+        while True:
+            try:
+                return self._source.ask(question.request)
+            except Busy:
+                time.sleep(_BUSY_S)
+
+    def _count(
+        self, question: Question[Any], problem: _Problem | None, answer: Any, since_s: float
+    ) -> None:
+        tally, now = self.tally, time.monotonic()
+        tally.longest_gap_s = max(tally.longest_gap_s, now - max(self._last_s, since_s))
+        self._last_s = now
         if problem is not None:
-            tally.wrong += 1
-            tally.note(f"{name}: {problem}")
+            match problem.kind:
+                case "gone":
+                    tally.gone += 1
+                    return
+                case "lost":
+                    tally.lost += 1
+                case "wrong":
+                    tally.wrong += 1
+            tally.note(f"{question.request.utterance_ids[0]}: {problem.text}")
             return
+        tally.latencies_s.append(now - since_s)
         tally.right += 1
         tally.shortened += len(answer.answered) < question.num_teachers

@@ -64,7 +64,7 @@ def pool(standing, caplog):
 def under_load(pool, questions, **settings):
     """A client whose load runs; what it tells when it ends must be sound."""
     source, events = attach(pool, **{"recover_s": 30, "retry_after_s": 5, **settings})
-    with Load(source, questions, in_flight=4, per_s=40) as load:
+    with Load(source, questions, in_flight=4, per_s=80) as load:
         wait_for_answers(load, 8)
         yield load.tally, source, events
         wait_for_answers(load, 8)

@@ -78,7 +78,7 @@ class Client:
             try:
                 self.visits += 1
                 with Load(
-                    source, self._questions, in_flight=2, per_s=self._per_s, tally=self.tally
+                    source, self._questions, in_flight=1, per_s=self._per_s, tally=self.tally
                 ):
                     self._stop.wait(self._random.uniform(*self._stay_s))
             finally:

@@ -90,7 +90,7 @@ def test_wrong_answers_are_found(local, questions):
     def spoil(number, answer):
         return dataclasses.replace(answer, answered=(0, 0, 1, 2)) if number == 2 else answer
 
-    tally = run(Spoiled(local, spoil), questions)
+    tally = run(Spoiled(local, spoil), questions, in_flight=1)
     assert not tally.sound
     assert (tally.wrong, tally.right) == (1, tally.asked - 1)
     assert "answered by teachers (0, 0, 1, 2)" in tally.problems[0]
@@ -104,7 +104,7 @@ def test_lost_answers_and_missing_quorums_are_told_apart(local, questions):
             raise TimeoutError("no word")
         return answer
 
-    tally = run(Spoiled(local, spoil), questions)
+    tally = run(Spoiled(local, spoil), questions, in_flight=1)
     assert (tally.gone, tally.lost, tally.right) == (1, 1, tally.asked - 2)
     assert not tally.sound
     assert "TimeoutError: no word" in tally.problems[0]
