@@ -93,6 +93,11 @@ class View:
     seed: int = 0
     masks: Masks | None = None
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether it is the audio as it is, and nothing of it hidden."""
+        return self.name == "clean" and self.masks is None
+
     def take(self, rows: Sequence[int]) -> "View":
         """The view of some of the utterances."""
         return self if self.masks is None else replace(self, masks=self.masks.take(rows))

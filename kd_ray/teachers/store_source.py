@@ -16,7 +16,6 @@ from kd_ray.core.contracts import (
     Score,
     Signal,
     TeachersInfo,
-    View,
 )
 from kd_ray.core.costs import SourceCosts
 from kd_ray.core.strategies import fuse
@@ -121,11 +120,12 @@ class StoreSource:
     def _check(self, request: Score) -> None:
         if not request.utterance_ids:
             raise ValueError("a request must name at least one utterance")
-        if request.view.name != View().name:
+        if not request.view.is_clean:
+            masked = "" if request.view.masks is None else " with masks"
             raise ValueError(
-                f"the store knows the view {View().name!r} only, asked for is "
-                f"{request.view.name!r}; use a local or pool source for augmented audio, or set "
-                "teachers.view to clean"
+                "the store knows the view 'clean' only, asked for is "
+                f"{request.view.name!r}{masked}; use a local or pool source for augmented audio, "
+                "or set teachers.view to clean"
             )
         if "tokens" in request.wanted:
             request.decoder_prefix()

@@ -73,6 +73,7 @@ class Roster:
         self._changed = asyncio.Event()
         self._follower = uuid.uuid4().hex[:12]
         self._following: asyncio.Task[None] | None = None
+        self._manager: Any = None
         self._acting: Counter[int] = Counter()
         # Looking an actor up waits for Ray's control store.
         self._lookups = ThreadPoolExecutor(1, thread_name_prefix="pool-lookup")
@@ -81,8 +82,11 @@ class Roster:
         """Find the hosts; of a named pool, also follow its changes from now on."""
         for host in self.address.hosts:
             await self._meet(host)
-        if self.address.settings.name is not None:
-            self._following = asyncio.create_task(self._follow(self.address.settings.name))
+        pool = self.address.settings.name
+        if pool is not None:
+            # From the first request on, what it asks for stays until this client knows better.
+            await self._ask_for_news(pool)
+            self._following = asyncio.create_task(self._follow(pool))
 
     async def close(self) -> None:
         """Stop looking after hosts, and let go of them."""
@@ -91,6 +95,8 @@ class Roster:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._handles.clear()
+        if self._manager is not None:
+            self._manager.unfollow.remote(self._follower)
         self._lookups.shutdown(wait=False, cancel_futures=True)
 
     def handle(self, host: HostAddress) -> HostHandle | None:
@@ -200,26 +206,26 @@ class Roster:
                     self._ledger.replaced(number, new)
 
     async def _follow(self, pool: str) -> None:
-        """Ask the pool's manager for changes, and say which are known here."""
-        manager = None
+        """Ask the pool's manager for changes all the time, and say which are known here."""
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            if not ray.is_initialized():
+                # The command is over; looking an actor up would start a new Ray.
+                return
+            await self._ask_for_news(pool)
+
+    async def _ask_for_news(self, pool: str) -> None:
         try:
-            while True:
-                await asyncio.sleep(FOLLOW_S)
-                if not ray.is_initialized():
-                    # The command is over; looking an actor up would start a new Ray.
-                    return
-                try:
-                    manager = manager or await self._actor(manager_name(pool), NAMESPACE)
-                    asked = manager.follow.remote(self._follower, self._known_version())
-                    now = await asyncio.wait_for(_await(asked), _ANSWER_S)
-                    if now is not None and now.version > self.address.version:
-                        await self._take(now)
-                except (ValueError, TimeoutError, ray.exceptions.RayError):
-                    # The manager is away; hosts answer without it, and it will come back.
-                    manager = None
-        finally:
-            if manager is not None:
-                manager.unfollow.remote(self._follower)
+            manager = self._manager or await self._actor(manager_name(pool), NAMESPACE)
+            asked = manager.follow.remote(self._follower, self._known_version())
+            self._manager = manager
+            now = await asyncio.wait_for(_await(asked), _ANSWER_S)
+        except (ValueError, TimeoutError, ray.exceptions.RayError):
+            # The manager is away; hosts answer without it, and it will come back.
+            self._manager = None
+            return
+        if now is not None and now.version > self.address.version:
+            await self._take(now)
 
     def _known_version(self) -> int:
         """Requests that began earlier may still ask for what was there then."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from kd_ray.config.data import TextColumn
-from kd_ray.core.contracts import Generate, Score, View
+from kd_ray.core.contracts import Generate, Score
 from kd_ray.speech.manifest import Utterance, read_manifest
 from kd_ray.teachers.cache.bounded import CacheStatistics, Lookups
 from kd_ray.teachers.cache.output_rows import Row, ScoredRow
@@ -129,7 +129,7 @@ class StoreLevel:
             # What text teachers read is no part of the data digest.
             self._store.teacher(teacher).reads == "speech"
             and data == index.splits[self._split].data_digest
-            and request.view.name == View().name
+            and request.view.is_clean
             and (index.dtype == "float32" or rounds or "tokens" not in request.wanted)
             and (request.prefix is not None or request.references is not None)
         )

@@ -6,7 +6,7 @@ from doubles import writing_request
 from store_doubles import fill, filled_store, info, output, references_of, utterances
 
 from kd_ray.config.strategies import Average
-from kd_ray.core.contracts import Audio, Fusion, Labels, Score, View
+from kd_ray.core.contracts import Audio, Fusion, Labels, Masks, Score, View
 from kd_ray.teachers.cache import Lookups, OutputCache, StoreLevel, data_digest, find, lay, row_keys
 from kd_ray.teachers.store import StoreError
 
@@ -41,6 +41,7 @@ def test_stored_rows_are_what_the_teacher_said(level):
 REFUSED = {
     "other data": ({}, "0" * 16, D[0]),
     "other view": ({"view": View("specaugment", 1)}, DATA, D[0]),
+    "masks": ({"view": View(masks=Masks(np.ones((4, 1, 2)), np.ones((4, 1, 2))))}, DATA, D[0]),
     "unknown teacher": ({}, DATA, D[3]),
     "no prefix": ({"references": None, "wanted": frozenset({"labels"})}, DATA, D[0]),
     "no references": (

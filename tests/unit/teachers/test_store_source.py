@@ -14,7 +14,7 @@ from store_doubles import (
 )
 
 from kd_ray.config.strategies import Average, Best, Weighted
-from kd_ray.core.contracts import Audio, Busy, Fusion, Labels, Score, View
+from kd_ray.core.contracts import Audio, Busy, Fusion, Labels, Masks, Score, View
 from kd_ray.core.strategies import fuse
 from kd_ray.speech.audio import read_waveform
 from kd_ray.speech.manifest import read_manifest
@@ -146,6 +146,9 @@ def test_label_strings_alone_need_no_prefix_and_bring_no_distributions(source):
 def test_augmented_audio_and_empty_requests_are_refused(source):
     with pytest.raises(ValueError, match="view 'clean' only, asked for is 'noisy'"):
         source.ask(ask(["u1"], view=View("noisy", 3)))
+    masks = Masks(np.zeros((1, 1, 2)), np.array([[[0.2, 0.4]]]))
+    with pytest.raises(ValueError, match="asked for is 'clean' with masks"):
+        source.ask(ask(["u1"], view=View(masks=masks)))
     with pytest.raises(ValueError, match="at least one utterance"):
         source.ask(ask([]))
 
