@@ -13,7 +13,7 @@ from kd_ray.cluster.compare import compare, look_at, my_versions
 from kd_ray.cluster.pool import PoolStartError
 from kd_ray.cluster.room import Wish
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 
 def test_a_cluster_like_this_place_has_no_problem_but_room(local_ray):

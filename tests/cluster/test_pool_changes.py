@@ -180,6 +180,7 @@ def test_new_hosts_take_over_from_the_old_ones(changing):
     assert all(is_gone(pid) for pid in before.values())
 
 
+@pytest.mark.slow
 def test_hosts_come_when_work_waits_and_go_when_it_is_done():
     slow = ("fakes/1-slow-0.2", "fakes/2-slow-0.2")
     scaling = {"max_hosts": 2, "hold_s": 1, "cooldown_s": 1, "grow_above_s": 0.3}

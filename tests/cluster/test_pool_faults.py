@@ -22,7 +22,7 @@ from kd_ray.cluster.pool import PoolStartError, TeacherPool
 from kd_ray.config.strategies import Average, Best, TopM, Weighted
 from kd_ray.teachers.teacher import load_teachers
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 STRATEGIES = (Weighted(), Best(), Average(), TopM(m=2, scale=0.1))
 

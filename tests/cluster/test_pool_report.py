@@ -16,7 +16,7 @@ from kd_ray.config.pool import PoolConfig
 from kd_ray.core.contracts import PROTOCOL_VERSION
 from kd_ray.evaluation.run_folder import RunFolder
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 
 def config(name, **changes):
