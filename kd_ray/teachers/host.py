@@ -179,7 +179,7 @@ class TeacherHost:
             call: which teachers, and for whom.
 
         Raises:
-            NotHere: a teacher that was asked for does not live here.
+            NotHere: none of the teachers that were asked for lives here.
             Expired: the request's deadline passed before its turn came.
             Exception: whatever a teacher raised; all requests of its pass get the same error.
         """
@@ -288,10 +288,11 @@ class TeacherHost:
         """The teachers to ask, and what the asking job calls them."""
         here = sorted(self._here)
         asked = tuple(here) if call.teachers is None else call.teachers
-        absent = [index for index in asked if index not in self._here]
-        if absent:
-            raise NotHere(f"teachers {absent} do not live on this host, but {here}")
         numbers = dict(zip(asked, call.numbers or asked, strict=True))
+        if asked and not self._here.intersection(asked):
+            raise NotHere(f"teachers {list(asked)} do not live on this host, but {here}")
+        # Who asks before it has heard that a teacher left gets the answer of the others.
+        numbers = {index: called for index, called in numbers.items() if index in self._here}
         if isinstance(request, Generate) and request.teacher is not None:
             return {index: called for index, called in numbers.items() if called == request.teacher}
         return numbers

@@ -40,10 +40,10 @@ def spec(name, folders, **changes):
 
 
 @contextlib.contextmanager
-def job(name, **settings):
+def job(name, digests=None, **settings):
     """A job that is attached, and its events."""
     section = PoolSection(type="pool", name=name, recover_s=60, **settings)
-    attachment = attach(section, job="job")
+    attachment = attach(section, job="job", digests=digests)
     events = Events()
     source = PoolSource(attachment.address, on_event=events, job="job")
     yield source, events
@@ -70,13 +70,21 @@ class Asking:
                 self.error = error
                 return
 
+    def goes_on(self):
+        """Five answers more."""
+        many = len(self.answers)
+        until(lambda: len(self.answers) > many + 4 or self.error is not None)
+        if self.error is not None:
+            raise self.error
+
     def __enter__(self):
         self._thread.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         self._stop.set()
         self._thread.join()
+        assert kind is not None or self.error is None, self.error
 
 
 def hosts(name):
@@ -99,21 +107,18 @@ def changing(local_ray):
 def test_teachers_are_replaced_added_and_removed_while_a_job_asks(changing):
     before = hosts(changing)
     with job(changing) as (source, events), Asking(source) as asking:
-        until(lambda: len(asking.answers) > 4)
+        asking.goes_on()
         changed = service.update(spec(changing, ("fakes/1", "again/2", "fakes/3", "fakes/6")))
         assert (changed.added, changed.replaced) == (("fakes/6",), (("fakes/2", "again/2"),))
         until(lambda: "teacher_replaced" in events.kinds)
-        many = len(asking.answers)
-        until(lambda: len(asking.answers) > many + 4)
+        asking.goes_on()
         # One that cannot be loaded changes nothing.
         with pytest.raises(PoolChangeError, match=r"not changed.*fakes/7-missing"):
             service.update(spec(changing, ("fakes/1", "fakes/7-missing")))
         changed = service.update(spec(changing, ("fakes/1", "again/2", "fakes/6")))
         assert changed.removed == ("fakes/3",)
         until(lambda: "teacher_removed" in events.kinds)
-        many = len(asking.answers)
-        until(lambda: len(asking.answers) > many + 4)
-    assert asking.error is None
+        asking.goes_on()
     replaced = ["fakes/1", "again/2", "fakes/3"]
     kinds = {"before": 0, "replaced": 0, "removed": 0}
     for seed, signal in asking.answers:
@@ -164,12 +169,11 @@ def test_new_hosts_take_over_from_the_old_ones(changing):
         service.update(spec(changing, FIRST, hosts={"batch_wait_ms": 1}))
     with pytest.raises(PoolError, match=r"kd-ray pool update.*--replace"):
         service.up(spec(changing, FIRST, hosts={"batch_wait_ms": 1}))
-    with job(changing) as (source, events), Asking(source) as asking:
-        until(lambda: len(asking.answers) > 4)
+    mine = ["digest-1", "digest-2", "digest-3"]
+    with job(changing, mine) as (source, events), Asking(source) as asking:
+        asking.goes_on()
         service.up(spec(changing, FIRST, hosts={"batch_wait_ms": 1}), replace=True)
-        many = len(asking.answers)
-        until(lambda: len(asking.answers) > many + 4)
-    assert asking.error is None
+        asking.goes_on()
     for seed, signal in asking.answers:
         assert old_or_new(signal, seed, FIRST)
     assert source.counts.get("shortened_signals", 0) == 0
@@ -188,9 +192,7 @@ def test_hosts_come_when_work_waits_and_go_when_it_is_done():
     try:
         with job("growing", deadline_s=120) as (source, _), Asking(source, rows=40) as asking:
             until(lambda: len(hosts("growing")) == 2, within_s=90)
-            many = len(asking.answers)
-            until(lambda: len(asking.answers) > many + 2)
-        assert asking.error is None
+            asking.goes_on()
         for seed, signal in asking.answers:
             one = request(seed, 40)
             assert_same_signal(signal, local_signal(paths(slow), one, range(2)))

@@ -483,7 +483,15 @@ def _address_of(starter: HostStarter, plan: PoolPlan, keeper: PoolKeeper) -> Poo
     """Where clients find the pool; hosts that are down are in it, for they come back."""
     arrivals = keeper.arrivals
     there = {name: arrivals[name] for name in plan.hosts}
-    address = starter.address(plan, {n: arrival for n, arrival in there.items() if arrival})
+    # Those that are to leave still answer, but are not asked any more.
+    up = {
+        name: dataclasses.replace(
+            arrival, teachers=tuple(i for i in arrival.teachers if i in plan.hosts[name])
+        )
+        for name, arrival in there.items()
+        if arrival is not None
+    }
+    address = starter.address(plan, up)
     down = [HostAddress(n, plan.hosts[n], 0, "") for n, arrival in there.items() if not arrival]
     return dataclasses.replace(address, hosts=(*address.hosts, *down))
 
