@@ -41,6 +41,7 @@ SMALLEST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_parts_with_fakes_measure_the_pool_they_name(local_ray):
     config = BenchPoolConfig.model_validate(

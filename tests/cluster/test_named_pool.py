@@ -158,6 +158,7 @@ def test_a_job_asks_some_of_the_teachers_in_its_own_order(shared):
     until(lambda: service.status(shared).jobs == ())
 
 
+@pytest.mark.slow
 def test_hosts_go_on_while_the_manager_is_away_and_it_finds_them_again(shared):
     attachment = attach(section(shared), job="patient")
     source = PoolSource(attachment.address, job="patient")

@@ -76,6 +76,7 @@ def test_actors_finish_an_interrupted_run_with_the_rows_that_one_process_writes(
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
 def test_a_teacher_that_answers_nan_stops_the_run_and_is_named(tmp_path):

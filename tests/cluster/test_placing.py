@@ -53,7 +53,8 @@ from ray.cluster_utils import Cluster
 from kd_ray.cluster.compare import look_at, my_versions
 from kd_ray.cluster.room import Wish, shortages
 from kd_ray.config.training import Workers
-from pool_help import FOUR, start
+from doubles import request
+from pool_help import FOUR, attach, start
 from ray.util.placement_group import placement_group
 
 cluster = Cluster(initialize_head=True, head_node_args={

@@ -113,6 +113,7 @@ def test_a_store_that_is_not_there_is_told_at_the_start(tmp_path):
     assert "storeless" not in service.names()
 
 
+@pytest.mark.slow
 def test_requests_of_a_job_of_higher_priority_go_first():
     slow = [Path("fakes/1-slow-0.2")]
     with (
@@ -130,6 +131,7 @@ def test_requests_of_a_job_of_higher_priority_go_first():
             each.result(30)
 
 
+@pytest.mark.slow
 def test_a_distillation_costs_no_teacher_computation_where_a_store_has_its_data(tiny_root):
     folders = [tiny_root / "teachers" / f"t{number}" for number in range(3)]
     rows = read_manifest(tiny_root / "data" / "train.parquet")

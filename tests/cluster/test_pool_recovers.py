@@ -91,6 +91,7 @@ def test_a_host_that_hangs_is_ended_and_started_again(two_copies):
     source.close()
 
 
+@pytest.mark.slow
 def test_a_request_waits_for_the_only_host_with_its_teachers():
     events = Events()
     with start(FOUR, hosts=1, max_deaths=1, on_event=events) as pool:

@@ -140,7 +140,12 @@ ON_THE_FLY = {
             marks=pytest.mark.slow,
         ),
         # Its experts transcribe, score and write.
-        ("aggrevate", {"aggrevate": {"reward": "chrf", "action": "expert_argmax"}}, ON_THE_FLY),
+        pytest.param(
+            "aggrevate",
+            {"aggrevate": {"reward": "chrf", "action": "expert_argmax"}},
+            ON_THE_FLY,
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["transcripts", "checked_prefix", "aggrevate"],
 )
@@ -180,6 +185,7 @@ def test_student_equal_to_its_teacher_has_nothing_to_learn_from_any_source(local
     assert result.ok, result
 
 
+@pytest.mark.slow
 def test_a_host_killed_while_a_student_trains_is_reported_and_the_run_ends_well(
     local_ray, tiny_root, monkeypatch
 ):

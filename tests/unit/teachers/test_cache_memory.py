@@ -162,7 +162,8 @@ def test_overhead_is_what_python_takes():
         used = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert 0.8 * cache.statistics.num_bytes < used <= cache.statistics.num_bytes
+    # A hundredth for what else the process may do meanwhile.
+    assert 0.8 * cache.statistics.num_bytes < used <= 1.01 * cache.statistics.num_bytes
 
 
 def test_a_row_larger_than_the_bound_is_not_kept_but_counted():

@@ -140,9 +140,12 @@ class TestJobs:
         np.testing.assert_allclose(one_signal.weights_tokens, other.weights_tokens, atol=1e-6)
         assert [len(teacher.batch_sizes) for teacher in teachers] == [0, 1, 0, 1]
 
-    def test_a_teacher_that_lives_elsewhere_is_not_here(self):
+    def test_a_teacher_that_lives_elsewhere_is_missing_from_the_answer(self):
+        host = TeacherHost([FakeTeacher(1), FakeTeacher(2)])
+        (answer,) = answers(host, request(1), calls=[Call((0, 5))])
+        assert answer.answered == (0,)
         with pytest.raises(NotHere, match=r"teachers \[5\] do not live on this host, but \[0, 1\]"):
-            answers(TeacherHost([FakeTeacher(1), FakeTeacher(2)]), request(1), calls=[Call((0, 5))])
+            answers(TeacherHost([FakeTeacher(1), FakeTeacher(2)]), request(1), calls=[Call((5,))])
 
     def test_a_finished_answer_is_the_target_of_its_partial(self):
         teachers = [FakeTeacher(seed) for seed in (1, 2)]

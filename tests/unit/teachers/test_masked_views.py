@@ -63,7 +63,7 @@ def test_requests_with_and_without_masks_share_a_pass():
     requests = [masked(request(1, 3)), request(2, 2), masked(request(3, 4), 3, count=5)]
     teacher = FakeTeacher(4)
     # The first request finds an idle host; the others wait for each other.
-    together = answers(TeacherHost([teacher], batch_wait_ms=50), request(9, 1), *requests)[1:]
+    together = answers(TeacherHost([teacher], batch_wait_ms=1000), request(9, 1), *requests)[1:]
     assert max(teacher.batch_sizes) > 4
     for one, answer in zip(requests, together, strict=True):
         [alone] = answers(TeacherHost([FakeTeacher(4)]), one)
