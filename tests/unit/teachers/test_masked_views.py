@@ -61,9 +61,9 @@ def test_teachers_answer_to_what_is_left_of_the_audio():
 def test_requests_with_and_without_masks_share_a_pass():
     """Batch mates, their masks and their number of masks change nothing."""
     requests = [masked(request(1, 3)), request(2, 2), masked(request(3, 4), 3, count=5)]
-    teacher = FakeTeacher(4)
-    # The first request finds an idle host; the others wait for each other.
-    together = answers(TeacherHost([teacher], batch_wait_ms=1000), request(9, 1), *requests)[1:]
+    teacher = FakeTeacher(4, pass_s=0.5)
+    # The others come while the first one is computed.
+    together = answers(TeacherHost([teacher]), request(9, 1), *requests)[1:]
     assert max(teacher.batch_sizes) > 4
     for one, answer in zip(requests, together, strict=True):
         [alone] = answers(TeacherHost([FakeTeacher(4)]), one)
