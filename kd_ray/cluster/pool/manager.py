@@ -43,6 +43,8 @@ _LOOK_S = 1.0
 _BURIED_S = 30.0
 """Longest time until Ray has buried a host, and another may have its name."""
 _STATUS_S = 3.0
+_REST_S = 30.0
+"""From a change that failed to the next one that nobody asked for."""
 
 
 class PoolDraining(RuntimeError):
@@ -112,6 +114,7 @@ class PoolManager:
         # One change after another; nothing else waits for it.
         self._changing = threading.Lock()
         self._scaler: PoolScaler | None = None
+        self._rest_until_s = 0.0
         self._ended = threading.Event()
         self._bring_up()
         threading.Thread(target=self._watch, name="pool-watch", daemon=True).start()
@@ -394,6 +397,8 @@ class PoolManager:
         keeper, plan, scaling = self._keeper, self._plan, self._spec.config.scaling
         if keeper is None or plan is None or self._draining:
             return
+        if time.monotonic() < self._rest_until_s:
+            return
         if not self._changing.acquire(blocking=False):
             return
         try:
@@ -416,6 +421,8 @@ class PoolManager:
                     self._scaler.changed()
         except PoolChangeError as error:
             self._note("change_failed", reason=str(error))
+            # What failed now will hardly succeed a second later.
+            self._rest_until_s = time.monotonic() + _REST_S
         finally:
             self._changing.release()
 
