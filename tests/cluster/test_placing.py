@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 
@@ -103,6 +104,9 @@ def test_hosts_and_workers_live_on_the_nodes_that_they_are_sent_to(tmp_path):
         "PYTHONPATH": os.pathsep.join([tests, os.path.dirname(tests)]),
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
+        # Nodes and driver alike, whatever lies in the home folder.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
