@@ -98,10 +98,11 @@ cluster.shutdown()
 @pytest.mark.slow
 def test_hosts_and_workers_live_on_the_nodes_that_they_are_sent_to(tmp_path):
     """Two nodes on this machine, in a process of its own beside the session's Ray."""
-    tests = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    here = os.path.dirname(os.path.abspath(__file__))
+    tests = os.path.dirname(here)
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     environment |= {
-        "PYTHONPATH": os.pathsep.join([tests, os.path.dirname(tests)]),
+        "PYTHONPATH": os.pathsep.join([here, tests, os.path.dirname(tests)]),
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
         # Nodes and driver alike, whatever lies in the home folder.
