@@ -14,7 +14,7 @@ from kd_ray.commands.signals import expect_distillation, score_request
 from kd_ray.config.base import Section
 from kd_ray.config.commands import DistillConfig
 from kd_ray.config.strategies import Strategy
-from kd_ray.core.contracts import CHRF_WHOLE, Signal, TeacherInfo, TeacherOutput, View, Wanted
+from kd_ray.core.contracts import CHRF_WHOLE, Signal, TeacherInfo, TeacherOutput, Wanted
 from kd_ray.core.targets import likeliest
 from kd_ray.evaluation.decode import decode_encoded
 from kd_ray.evaluation.system import System, UnusableSystem, load_system, read_teacher_list
@@ -144,7 +144,7 @@ def _source_text(utterance: Utterance, config: DistillConfig, root: Path) -> str
     """
     transcriber = load_transcriber(transcriber_spec(config.teachers, root))
     if transcriber is not None:
-        [heard] = transcriber([utterance.id], [read_waveform(utterance, root)], View(), 1)
+        [heard] = transcriber([utterance.id], [read_waveform(utterance, root)], 1)
         return heard
     column = config.teachers.column
     text = None if column is None else utterance.text(column)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from kd_ray.cluster.pool import service
-from kd_ray.cluster.pool.manager import PoolStatus
 from kd_ray.cluster.pool.plan import PoolSpec
+from kd_ray.cluster.pool.status import PoolStatus
 from kd_ray.commands.pool_report import pool_report
 from kd_ray.commands.pool_status import as_plain, show
 from kd_ray.config.pool import PoolConfig

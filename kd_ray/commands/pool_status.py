@@ -9,9 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from kd_ray.cluster.pool.manager import HostView, PoolStatus
+from kd_ray.cluster.pool.status import HostView, PoolStatus
 from kd_ray.teachers.batching import JobStatistics
+from kd_ray.teachers.cache import Lookups
 from kd_ray.teachers.costs import JobCost
+from kd_ray.teachers.host import HostStatus
 from kd_ray.teachers.latency import LatencyHistogram
 
 _MIB = 2**20
@@ -33,7 +35,11 @@ def show(status: PoolStatus, console: Console | None = None) -> None:
         console.print(_nodes(status))
     if status.hosts:
         console.print(_hosts(status))
-        console.print(_work(status))
+        answering = [(view, view.status) for view in status.hosts if view.status is not None]
+        console.print(_work(answering))
+        remembered = _remembered(answering)
+        if remembered is not None:
+            console.print(remembered)
     for view in status.hosts:
         for index, reason in view.status.quarantined.items() if view.status else ():
             console.print(f"teacher {index} is quarantined on {view.name}: {reason}")
@@ -136,41 +142,51 @@ def _hosts(status: PoolStatus) -> Table:
         share = "" if seat is None else f"{seat.gpus:g}" if seat.gpus else f"{seat.cpus:g} CPU"
         row = [_number(view), view.node[:8], str(view.pid), device, share]
         if said is None:
-            rows.append([*row, "no answer", *[""] * 5, _restart(view)])
+            rows.append([*row, "no answer", *[""] * 3, _restart(view)])
             continue
         loaded = len(said.teachers) if said.residency is None else len(said.residency.resident)
         loads = "" if said.residency is None else str(said.residency.loads)
-        cache = said.cache
+        quarantined = ", ".join(map(str, said.quarantined)) or "none"
         rows.append(
-            [
-                *row, str(len(said.teachers)), str(loaded), loads,
-                "" if cache is None else f"{cache.entries} rows, {cache.num_bytes / _MIB:.1f} MiB",
-                "" if cache is None else f"{100 * cache.lookups.hit_share:.0f} %",
-                ", ".join(map(str, said.quarantined)) or "none",
-                _restart(view),
-            ]
-        )  # fmt: skip
-    columns = "host node pid device share teachers loaded loads cache hits quarantined last_restart"
+            [*row, str(len(said.teachers)), str(loaded), loads, quarantined, _restart(view)]
+        )
+    columns = "host node pid device share teachers loaded loads quarantined last_restart"
     return _table(columns, rows)
 
 
-def _work(status: PoolStatus) -> Table:
-    """What hosts do, and how fast."""
+def _remembered(views: Iterable[tuple[HostView, HostStatus]]) -> Table | None:
+    """What hosts need not compute again; None where none of them remembers anything."""
     rows = []
-    for view in status.hosts:
-        said = view.status
-        if said is None:
+    for view, said in views:
+        if said.cache is None and said.fused is None and said.stored is None:
             continue
+        row = [_number(view)]
+        for level in (said.cache, said.fused):
+            if level is None:
+                row += ["", "", ""]
+            else:
+                size = f"{level.num_bytes / _MIB:.1f} of {level.max_bytes / _MIB:.0f} MiB"
+                row += [str(level.entries), size, _share(level.lookups)]
+        rows.append([*row, "" if said.stored is None else _share(said.stored)])
+    columns = "host outputs size found fused size found found_in_store"
+    return _table(columns, rows) if rows else None
+
+
+def _work(views: Iterable[tuple[HostView, HostStatus]]) -> Table:
+    """What hosts do, and how fast; requests that are held wait for room of their job."""
+    rows = []
+    for view, said in views:
         errors = ", ".join(f"{count} {kind}" for kind, count in said.errors.items())
         rows.append(
             [
-                _number(view), str(said.open_requests), str(said.queued_utterances),
+                _number(view), str(said.open_requests), str(sum(said.held.values())),
+                str(said.queued_utterances),
                 str(said.batches.passes), f"{said.batches.units_per_pass:.1f}",
                 *(str(said.batches.size_quantile(q)) for q in _QUANTILES),
                 *_milliseconds(_answers(said.costs.values())), errors or "none",
             ]
         )  # fmt: skip
-    columns = "host open queued passes batch p50 p95 p99 answer_p50 p95 p99 errors"
+    columns = "host open held queued passes batch p50 p95 p99 answer_p50 p95 p99 errors"
     return _table(columns, rows)
 
 
@@ -201,6 +217,10 @@ def _table(columns: str, rows: Iterable[Sequence[str]]) -> Table:
 
 def _number(view: HostView) -> str:
     return view.name.rsplit("-", 1)[-1]
+
+
+def _share(lookups: Lookups) -> str:
+    return f"{100 * lookups.hit_share:.0f} %"
 
 
 def _restart(view: HostView) -> str:

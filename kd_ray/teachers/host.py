@@ -4,16 +4,12 @@ Plain Python and torch; `kd_ray.cluster.pool` makes an actor of it, `local_sourc
 Shapes: B utterances, U target positions, V vocabulary.
 """
 
-import asyncio
 import dataclasses
-import functools
 import logging
-import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 
@@ -23,13 +19,12 @@ from kd_ray.teachers.admission import JobGate, held_bytes
 from kd_ray.teachers.answers import Call, HostAnswer, check_request, merge_partials
 from kd_ray.teachers.batching import Clock, LoopClock, MicroBatcher, Ready
 from kd_ray.teachers.budgets import JobBudgets
-from kd_ray.teachers.cache import take_request
 from kd_ray.teachers.concluding import Done, Silent, conclude, finish_partials
 from kd_ray.teachers.costs import Costs, JobCost
 from kd_ray.teachers.host_state import Asked, HostStatus, Known, Opened, Queue, Scoring
+from kd_ray.teachers.inputs import InputMaker
 from kd_ray.teachers.memory import PassTooLarge
 from kd_ray.teachers.passes import Passes
-from kd_ray.teachers.readers import Inputs, Reader
 from kd_ray.teachers.remembering import Memory
 from kd_ray.teachers.residency import LoadFailed
 from kd_ray.teachers.residents import AllLoaded, Residents, ScoringTeacher
@@ -41,13 +36,12 @@ from kd_ray.teachers.rows import (
 )
 from kd_ray.teachers.sweep import Ready as Waiting
 from kd_ray.teachers.sweep import Sweep
+from kd_ray.teachers.threads import HostThreads, gather
 from kd_ray.teachers.transcriber import Transcriber
 
 __all__ = ["EVERYBODY", "HostStatus", "NotHere", "ScoringTeacher", "TeacherHost"]
 
 logger = logging.getLogger(__name__)
-
-R = TypeVar("R")
 
 EVERYBODY = Call()
 """All teachers of the host, by their own numbers."""
@@ -112,8 +106,11 @@ class TeacherHost:
         self._max_utterances = max_batch_utterances
         self._wait_s = batch_wait_ms / 1000 if self._mix else 0.0
         self._clock: Clock = clock or LoopClock()
-        self._readers: dict[str, Reader] = {}
+        self._threads = HostThreads()
         self._transcriber = transcriber
+        self._inputs = InputMaker(
+            self._residents.reader, transcriber, max_batch_utterances, self._threads
+        )
         self._memory = Memory() if memory is None else memory
         self._gate = JobGate(JobBudgets(max_job_bytes), self._clock)
         loaded = self._residents.status
@@ -129,11 +126,6 @@ class TeacherHost:
             clock=self._clock,
         )
         self._run = Passes(self._residents)
-        # Passes have a thread to themselves; features and fusing of other requests go beside.
-        self._passes = ThreadPoolExecutor(1, thread_name_prefix="teacher-pass")
-        self._helper = ThreadPoolExecutor(1, thread_name_prefix="teacher-helper")
-        # Of its own, as a store may wait for the disk.
-        self._reading = ThreadPoolExecutor(1, thread_name_prefix="teacher-memory")
         self._costs = Costs()
         self._busy_s: defaultdict[int, float] = defaultdict(float)
         self._requests = 0
@@ -201,15 +193,17 @@ class TeacherHost:
     async def _answer(self, asked: Asked) -> HostAnswer:
         """Of what is remembered, and of teachers for the rest."""
         sound = [index for index in asked.numbers if index not in self._quarantined]
-        texts, transcription_s = await self._texts(asked.request, sound)
-        if texts is not None:
-            asked = asked._replace(request=dataclasses.replace(asked.request, texts=texts))
+        request, transcription_s = await self._inputs.with_texts(
+            asked.request, [self._infos[index] for index in sound]
+        )
+        asked = asked._replace(request=request)
         if len(sound) < len(asked.numbers):
             answer = await self._ask_teachers(asked)
         else:
             teachers = {called: self._infos[index] for index, called in asked.numbers.items()}
-            beside = functools.partial(_run_in, self._helper)
-            answer = await self._memory.answer(asked, teachers, self._ask_teachers, beside)
+            answer = await self._memory.answer(
+                asked, teachers, self._ask_teachers, self._threads.helper.call
+            )
         return dataclasses.replace(answer, teacher_s=answer.teacher_s + transcription_s)
 
     async def _ask_teachers(self, asked: Asked) -> HostAnswer:
@@ -219,13 +213,13 @@ class TeacherHost:
         self._requests += 1
         number = self._requests
         known = await self._look_up(request, call, sound)
-        inputs = await self._inputs(request, known)
+        here = {index: self._infos[index] for index in self._here}
+        inputs = await self._inputs.make(request, known, here)
         # The first request at an idle host waits for nobody, with any of its teachers.
         wait_s = 0.0 if self._batcher.idle else self._wait_s
         opened = Opened(request, call, known, inputs, number, wait_s, asked.expires_s)
-        answers = await _gather([self._ask_teacher(index, opened) for index in sound])
-        return await _run_in(
-            self._helper,
+        answers = await gather([self._ask_teacher(index, opened) for index in sound])
+        return await self._threads.helper.call(
             lambda: conclude(
                 request, call, numbers,
                 dict(zip(sound, answers, strict=True)),
@@ -236,11 +230,11 @@ class TeacherHost:
 
     async def merge(self, partials: Sequence[strategies.Partial]) -> strategies.Partial:
         """Join what several hosts made of one request."""
-        return await _run_in(self._helper, merge_partials, partials)
+        return await self._threads.helper.call(merge_partials, partials)
 
     async def finish(self, partials: Sequence[strategies.Partial]) -> strategies.FusedTargets:
         """The target of what several hosts made of one request."""
-        return await _run_in(self._helper, finish_partials, partials)
+        return await self._threads.helper.call(finish_partials, partials)
 
     async def add(self, folders: Mapping[int, Path]) -> None:
         """Teachers come to live here, all or none; requests go on meanwhile.
@@ -252,7 +246,7 @@ class TeacherHost:
         try:
             for index, folder in folders.items():
                 if index not in self._here:
-                    await _run_in(self._helper, self._residents.add, index, folder)
+                    await self._threads.helper.call(self._residents.add, index, folder)
                     added.append(index)
         except BaseException:
             for index in added:
@@ -280,9 +274,7 @@ class TeacherHost:
     async def close(self) -> None:
         """Give up open requests and stop the threads."""
         await self._batcher.close()
-        self._passes.shutdown(wait=True, cancel_futures=True)
-        self._helper.shutdown(wait=True, cancel_futures=True)
-        self._reading.shutdown(wait=True, cancel_futures=True)
+        self._threads.close()
 
     def _numbers(self, request: Score | Generate, call: Call) -> dict[int, int]:
         """The teachers to ask, and what the asking job calls them."""
@@ -297,50 +289,12 @@ class TeacherHost:
             return {index: called for index, called in numbers.items() if called == request.teacher}
         return numbers
 
-    async def _texts(
-        self, request: Score | Generate, asked: Sequence[int]
-    ) -> tuple[tuple[str, ...] | None, float]:
-        """What text teachers read, and the seconds that it took to hear it."""
-        reading = any(self._infos[index].reads == "text" for index in asked)
-        if request.texts is not None or self._transcriber is None or not reading:
-            return request.texts, 0.0
-        return await _run_in(self._passes, self._transcribe, self._transcriber, request)
-
-    def _transcribe(
-        self, transcriber: Transcriber, request: Score | Generate
-    ) -> tuple[tuple[str, ...], float]:
-        started = time.perf_counter()
-        waveforms = request.audio.waveforms() if len(request.audio.lengths) else []
-        texts = transcriber(request.utterance_ids, waveforms, request.view, self._max_utterances)
-        return texts, time.perf_counter() - started
-
     async def _look_up(self, request: Score | Generate, call: Call, sound: Sequence[int]) -> Known:
         """What is remembered of each teacher's answer."""
         infos = {index: self._infos[index] for index in sound}
         if self._memory.is_empty:
             return self._memory.look_up(request, call, infos)
-        return await _run_in(self._reading, self._memory.look_up, request, call, infos)
-
-    async def _inputs(self, request: Score | Generate, known: Known) -> dict[str, Inputs]:
-        """What teachers read of the rows that they must be asked about, each made once."""
-        # Those that left meanwhile are missed where their answer is looked for.
-        asked = [
-            index for index, each in known.found.items() if each.missing and index in self._here
-        ]
-        if not asked:
-            return {}
-        part = take_request(request, known.made)
-        waveforms = part.audio.waveforms() if len(part.audio.lengths) else []
-        inputs = {}
-        for index in asked:
-            digest = self._infos[index].front_end_digest
-            if digest not in inputs:
-                if digest not in self._readers:
-                    self._readers[digest] = self._residents.reader(index)
-                inputs[digest] = await _run_in(
-                    self._helper, self._readers[digest], waveforms, part.texts
-                )
-        return inputs
+        return await self._threads.memory.call(self._memory.look_up, request, call, infos)
 
     async def _ask_teacher(self, index: int, opened: Opened) -> Done | Silent:
         """One teacher's output for the whole request, or why it could not be had."""
@@ -359,7 +313,7 @@ class TeacherHost:
         inputs = opened.inputs[info.front_end_digest]
         works = found.works(request, inputs, opened.known.made, self._max_utterances)
         self._pieces += len(works)
-        pieces = await _gather(
+        pieces = await gather(
             [
                 self._batcher.submit(
                     queue,
@@ -404,7 +358,7 @@ class TeacherHost:
         if queue.teacher in self._quarantined:
             return [Silent(self._quarantined[queue.teacher])] * len(works)
         try:
-            run = await _run_in(self._passes, self._run, queue, works)
+            run = await self._threads.passes.call(self._run, queue, works)
         except LoadFailed as error:
             if queue.teacher not in self._here:
                 return [Silent()] * len(works)
@@ -437,19 +391,3 @@ class TeacherHost:
         self._quarantined[index] = reason
         self._costs.errors["quarantined"] += 1
         self._memory.forget_teacher(self._infos[index].answers_digest)
-
-
-async def _run_in(
-    executor: ThreadPoolExecutor, function: Callable[..., R], *arguments: object
-) -> R:
-    """Call a function on a thread of `executor`."""
-    return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
-
-
-async def _gather(work: Sequence[Coroutine[Any, Any, R]]) -> list[R]:
-    """All results in order; waits for all of them before the first error is raised."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in results if not isinstance(result, BaseException)]

@@ -1,5 +1,6 @@
 """A frozen recogniser in front of text teachers: they read what it hears."""
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_ray.config.teachers import OnTheFly, Teachers
-from kd_ray.core.contracts import TeacherInfo, View
+from kd_ray.core.contracts import TeacherInfo
 from kd_ray.evaluation.decode import Search
 from kd_ray.evaluation.system import System, UnusableSystem, load_system
 from kd_ray.teachers.teacher import info_of
@@ -26,8 +27,8 @@ class TranscriberSpec:
 class Transcriber:
     """Transcripts of requests, each made once while the cache has room.
 
-    Utterances are told apart by id and view: their audio is the same in every epoch, and the
-    recogniser does not learn. It hears the audio as it is carried: masks are not for it.
+    Utterances are told apart by what is heard: several jobs may mean other audio by the same id. It
+    hears the audio as it is carried: masks are not for it.
 
     Args:
         system: a recogniser that writes words.
@@ -53,13 +54,12 @@ class Transcriber:
             (config.decoding,), config.beam_size, config.length_penalty, config.max_tokens
         )
         self._room = config.cache_utterances
-        self._kept: OrderedDict[tuple[str, View], str] = OrderedDict()
+        self._kept: OrderedDict[bytes, str] = OrderedDict()
 
     def __call__(
         self,
         utterance_ids: Sequence[str],
         waveforms: Sequence[NDArray[np.int16]],
-        view: View,
         batch_size: int,
     ) -> tuple[str, ...]:
         """The detokenised transcript of each utterance, perhaps empty; at most so many a pass.
@@ -72,9 +72,9 @@ class Transcriber:
                 f"a recogniser is to transcribe {len(utterance_ids)} utterances and the request "
                 f"carries audio of {len(waveforms)}; ask with audio, or with texts"
             )
-        view = View() if view.masks is not None else view
         audio = dict(zip(utterance_ids, waveforms, strict=True))
-        found = {name: self._kept[name, view] for name in audio if (name, view) in self._kept}
+        keys = {name: _digest(samples) for name, samples in audio.items()}
+        found = {name: self._kept[key] for name, key in keys.items() if key in self._kept}
         missing = [name for name in audio if name not in found]
         for start in range(0, len(missing), batch_size):
             names = missing[start : start + batch_size]
@@ -82,16 +82,20 @@ class Transcriber:
             for each in heard:
                 found[each.utterance_id] = self._system.tokens.decode(each.by(self._head))
         self.decoded += len(missing)
-        for name in audio:
-            self._keep(name, view, found[name])
+        for name, key in keys.items():
+            self._keep(key, found[name])
         return tuple(found[name] for name in utterance_ids)
 
-    def _keep(self, name: str, view: View, text: str) -> None:
+    def _keep(self, key: bytes, text: str) -> None:
         """Remember a transcript; the one that was read longest ago gives way."""
-        self._kept[name, view] = text
-        self._kept.move_to_end((name, view))
+        self._kept[key] = text
+        self._kept.move_to_end(key)
         while len(self._kept) > self._room:
             self._kept.popitem(last=False)
+
+
+def _digest(samples: NDArray[np.int16]) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(samples), digest_size=16).digest()
 
 
 def transcriber_spec(teachers: Teachers, root: Path) -> TranscriberSpec | None:

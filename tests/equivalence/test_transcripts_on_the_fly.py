@@ -13,7 +13,7 @@ from kd_ray.commands.generate import transcribe
 from kd_ray.config.generation import TranscribeConfig
 from kd_ray.config.strategies import Average
 from kd_ray.config.teachers import OnTheFly
-from kd_ray.core.contracts import Audio, Fusion, Generate, Labels, Score, View, Writing
+from kd_ray.core.contracts import Audio, Fusion, Generate, Labels, Score, Writing
 from kd_ray.core.handshake import HandshakeError
 from kd_ray.evaluation.run_folder import RunFolderError
 from kd_ray.evaluation.system import UnusableSystem
@@ -109,9 +109,7 @@ def about(root, rows, kind=Score, **changes):
 def test_every_expert_reads_the_transcript_for_either_kind_of_request(tiny_root, experts, kind):
     rows = read_manifest(tiny_root / "data/train.parquet")[:5]
     transcriber = transcriber_of(tiny_root)
-    heard = transcriber(
-        [row.id for row in rows], about(tiny_root, rows).audio.waveforms(), View(), 2
-    )
+    heard = transcriber([row.id for row in rows], about(tiny_root, rows).audio.waveforms(), 2)
     source = source_of(tiny_root, experts, transcriber)
     fly = source.ask(about(tiny_root, rows, kind)).result(60.0)
     given = source.ask(about(tiny_root, rows, kind, texts=heard)).result(60.0)
@@ -123,27 +121,29 @@ def test_every_expert_reads_the_transcript_for_either_kind_of_request(tiny_root,
         np.testing.assert_array_equal(fly.best.strings.ids, given.best.strings.ids)
 
 
-def test_transcripts_are_remembered_by_utterance_and_view_as_long_as_there_is_room(tiny_root):
+def test_transcripts_are_remembered_by_what_is_heard_as_long_as_there_is_room(tiny_root):
     rows = read_manifest(tiny_root / "data/train.parquet")[:4]
     names = [row.id for row in rows]
     waveforms = [read_waveform(row, tiny_root) for row in rows]
     transcriber = transcriber_of(tiny_root, cache_utterances=3)
-    first = transcriber(names[:3], waveforms[:3], View(), 8)
-    assert transcriber(names[:3], waveforms[:3], View(), 8) == first
+    first = transcriber(names[:3], waveforms[:3], 8)
+    assert transcriber(names[:3], waveforms[:3], 8) == first
     assert transcriber.decoded == 3
     # The same utterance twice in a request is one transcript.
-    assert transcriber([names[3]] * 2, [waveforms[3]] * 2, View(), 8)[0]
+    assert transcriber([names[3]] * 2, [waveforms[3]] * 2, 8)[0]
     assert transcriber.decoded == 4
-    assert transcriber(names[1:3], waveforms[1:3], View(), 8) == first[1:]
+    assert transcriber(names[1:3], waveforms[1:3], 8) == first[1:]
     assert transcriber.decoded == 4
-    transcriber(names[:1], waveforms[:1], View(), 8)
+    transcriber(names[:1], waveforms[:1], 8)
     assert transcriber.decoded == 5
-    transcriber(names[:1], waveforms[:1], View("noisy", 1), 8)
+    # Another job may have other audio under the same id.
+    other = transcriber(names[:1], waveforms[3:], 8)
+    assert other == transcriber(names[3:], waveforms[3:], 8) != first[:1]
     assert transcriber.decoded == 6
     # Nothing is remembered, and everything is still answered.
     forgetful = transcriber_of(tiny_root, cache_utterances=0)
-    assert forgetful(names[:3], waveforms[:3], View(), 2) == first
-    assert forgetful(names[:3], waveforms[:3], View(), 2) == first
+    assert forgetful(names[:3], waveforms[:3], 2) == first
+    assert forgetful(names[:3], waveforms[:3], 2) == first
     assert forgetful.decoded == 6
 
 
@@ -152,7 +152,7 @@ def test_a_beam_and_the_ctc_head_can_transcribe_too(tiny_root):
     waveforms = [read_waveform(row, tiny_root) for row in rows]
     found = {
         head: transcriber_of(tiny_root, decoding=head, beam_size=3)(
-            [row.id for row in rows], waveforms, View(), 8
+            [row.id for row in rows], waveforms, 8
         )
         for head in ("attention", "ctc", "beam")
     }

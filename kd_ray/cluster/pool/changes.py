@@ -1,5 +1,6 @@
 """Carrying a new plan out while jobs run: first what comes; what goes, once every client knows."""
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -8,7 +9,7 @@ from typing import Any
 
 import ray
 
-from kd_ray.cluster.pool.address import HostArrival, HostHandle
+from kd_ray.cluster.pool.address import HostAddress, HostArrival, HostHandle, PoolAddress
 from kd_ray.cluster.pool.hosts import HostStarter, PoolStartError, kill_hosts
 from kd_ray.cluster.pool.keeper import PoolKeeper
 from kd_ray.cluster.pool.plan import PoolPlan
@@ -181,3 +182,28 @@ def _check_places(
                 f"{after.teachers[new]} cannot take the place of {before[old].folder}: they differ "
                 f"in {', '.join(differs)}. Give it another name, so that it is a teacher of its own"
             )
+
+
+def address_of(starter: HostStarter, plan: PoolPlan, keeper: PoolKeeper) -> PoolAddress:
+    """Where clients find the pool; hosts that are down are in it, for they come back."""
+    arrivals = keeper.arrivals
+    there = {name: arrivals[name] for name in plan.hosts}
+    # Those that are to leave still answer, but are not asked any more.
+    up = {
+        name: dataclasses.replace(
+            arrival, teachers=tuple(i for i in arrival.teachers if i in plan.hosts[name])
+        )
+        for name, arrival in there.items()
+        if arrival is not None
+    }
+    address = starter.address(plan, up)
+    down = [HostAddress(n, plan.hosts[n], 0, "") for n, arrival in there.items() if not arrival]
+    return dataclasses.replace(address, hosts=(*address.hosts, *down))
+
+
+def is_incomplete(plan: PoolPlan, keeper: PoolKeeper) -> bool:
+    """Whether a host that is up has other teachers than the plan says."""
+    return any(
+        arrival is not None and set(arrival.teachers) != set(plan.hosts.get(name, ()))
+        for name, arrival in keeper.arrivals.items()
+    )

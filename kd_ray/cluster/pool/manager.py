@@ -5,94 +5,48 @@ changes come here, so that a pool goes on answering while its manager is away. R
 that died again; it finds its hosts by their names, and on them what it must know.
 """
 
-import contextlib
 import dataclasses
 import logging
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
-from typing import Any, Literal
-
-import ray
+from typing import Any
 
 from kd_ray import __version__
 from kd_ray.cluster.pool.address import (
     NAMESPACE,
-    HostAddress,
     HostHandle,
     PoolAddress,
     hosts_prefix,
 )
-from kd_ray.cluster.pool.changes import Handover, PoolChangeError, PoolChanges
+from kd_ray.cluster.pool.changes import (
+    Handover,
+    PoolChangeError,
+    PoolChanges,
+    address_of,
+    is_incomplete,
+)
+from kd_ray.cluster.pool.finding import Kept, kept_by_hosts, running_hosts, start_when_free
 from kd_ray.cluster.pool.hosts import HostStarter, PoolStartError, kill_hosts
-from kd_ray.cluster.pool.jobs import Job, JobBook, JobView, Lease
-from kd_ray.cluster.pool.keeper import PoolKeeper, Restart
-from kd_ray.cluster.pool.nodes import NodeView, Seat, node_views
+from kd_ray.cluster.pool.jobs import Job, JobBook, Lease
+from kd_ray.cluster.pool.keeper import PoolKeeper
+from kd_ray.cluster.pool.nodes import node_views
 from kd_ray.cluster.pool.plan import PoolPlan, PoolSpec, first_plan, weight_bytes
-from kd_ray.cluster.pool.roster import HOST_GONE, one_line
 from kd_ray.cluster.pool.scaler import PoolScaler, healed
+from kd_ray.cluster.pool.status import PoolState, PoolStatus, ask_statuses, host_views
 from kd_ray.cluster.pool.update import Update, updated_plan
 from kd_ray.core.contracts import PROTOCOL_VERSION
-from kd_ray.teachers.host import HostStatus
 from kd_ray.teachers.policies.health import HealthLimits
 
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 1.0
-_BURIED_S = 30.0
-"""Longest time until Ray has buried a host, and another may have its name."""
-_STATUS_S = 3.0
 _REST_S = 30.0
 """From a change that failed to the next one that nobody asked for."""
 
 
 class PoolDraining(RuntimeError):
     """The pool takes no further jobs."""
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """What hosts keep for a manager that is started again."""
-
-    spec: PoolSpec
-    plan: PoolPlan
-
-
-@dataclass(frozen=True)
-class HostView:
-    """A host in the status; `status` is None where it did not answer in time."""
-
-    name: str
-    node: str
-    pid: int
-    seat: Seat | None
-    """None where it is down or has not arrived."""
-    status: HostStatus | None
-    restart: Restart | None
-    """The latest."""
-
-
-@dataclass(frozen=True)
-class PoolStatus:
-    """How a pool is doing."""
-
-    name: str
-    state: Literal["starting", "up", "draining", "asleep", "failed"]
-    up_s: float
-    protocol: int
-    package: str
-    teachers: int
-    nodes: tuple[NodeView, ...]
-    """Where its hosts are."""
-    hosts: tuple[HostView, ...]
-    jobs: tuple[JobView, ...]
-    deaths: int
-    respawns: int
-    events: tuple[dict[str, Any], ...]
-    """The latest, oldest first."""
-    version: int = 0
-    """Goes up with every change of hosts or teachers."""
 
 
 class PoolManager:
@@ -234,14 +188,7 @@ class PoolManager:
         """How the pool is doing; hosts have a few seconds to say so."""
         with self._lock:
             keeper, plan = self._keeper, self._plan
-        hosts: list[HostView] = []
-        if keeper is not None:
-            statuses = _statuses(keeper)
-            for name, arrival in keeper.arrivals.items():
-                node, pid = ("", 0) if arrival is None else (arrival.node, arrival.pid)
-                seat = None if arrival is None else arrival.seat
-                restart = keeper.restarts.get(name)
-                hosts.append(HostView(name, node, pid, seat, statuses.get(name), restart))
+        hosts = () if keeper is None else host_views(keeper)
         return PoolStatus(
             name=self._spec.config.name,
             state=self._state(),
@@ -250,7 +197,7 @@ class PoolManager:
             package=__version__,
             teachers=len(self._spec.folders) if plan is None else len(plan.teachers),
             nodes=node_views([(host.node, host.seat) for host in hosts if host.seat is not None]),
-            hosts=tuple(hosts),
+            hosts=hosts,
             jobs=self._jobs.views,
             deaths=0 if keeper is None else keeper.counts["deaths"],
             respawns=0 if keeper is None else keeper.counts["respawns"],
@@ -258,7 +205,7 @@ class PoolManager:
             version=0 if plan is None else plan.version,
         )
 
-    def _state(self) -> Literal["starting", "up", "draining", "asleep", "failed"]:
+    def _state(self) -> PoolState:
         if self._failure is not None:
             return "failed"
         if not self._ready.is_set():
@@ -280,10 +227,10 @@ class PoolManager:
             plan = self._plan or self._known_plan()
             starter = self._starter()
             starter.warn_if_too_large(plan)
-            found = self._find_hosts(plan)
+            found = running_hosts(plan, self._spec.config.hosts.hung_after_s, self._note_death)
             for name in plan.hosts:
                 if name not in found:
-                    started[name] = _start_when_free(starter, plan, name)
+                    started[name] = start_when_free(starter, plan, name)
             handles = {name: found.get(name) or started[name] for name in plan.hosts}
             arrivals = starter.await_arrivals(plan, handles)
         except Exception as error:
@@ -305,23 +252,6 @@ class PoolManager:
             self._note("hosts_up", hosts=len(handles))
         self._ready.set()
 
-    def _find_hosts(self, plan: PoolPlan) -> dict[str, HostHandle]:
-        """Hosts that a manager before this one started, and that are well; others are ended."""
-        found: dict[str, HostHandle] = {}
-        for name in plan.hosts:
-            with contextlib.suppress(ValueError):
-                found[name] = ray.get_actor(name, namespace=NAMESPACE)
-        asked = {name: handle.arrive.remote() for name, handle in found.items()}
-        limit_s = time.monotonic() + self._spec.config.hosts.hung_after_s
-        for name, reference in asked.items():
-            try:
-                ray.get(reference, timeout=max(0.0, limit_s - time.monotonic()))
-            except ray.exceptions.RayError as error:
-                kill_hosts([found.pop(name)])
-                reason = f"{name}: found so by a new manager: {one_line(error)}"
-                self._note("host_died", host=name, reason=reason)
-        return found
-
     def _starter(self) -> HostStarter:
         return HostStarter(
             self._spec.config.hosts,
@@ -336,25 +266,11 @@ class PoolManager:
 
         The one that hosts know may be of a specification later than this process was made with.
         """
-        config, prefix = self._spec.config, hosts_prefix(self._spec.config.name)
-        names = [
-            actor["name"]
-            for actor in ray.util.list_named_actors(all_namespaces=True)
-            if actor["namespace"] == NAMESPACE and actor["name"].startswith(prefix)
-        ]
-        known: list[_Kept | None] = []
-        for name in names:
-            try:
-                handle: HostHandle = ray.get_actor(name, namespace=NAMESPACE)
-                kept: _Kept | None = ray.get(handle.kept.remote(), timeout=_STATUS_S)
-            except (ValueError, ray.exceptions.RayError) as error:
-                logger.warning("host %s does not tell what it knows: %s", name, one_line(error))
-            else:
-                known.append(kept)
-        newest = max(filter(None, known), key=lambda kept: kept.plan.version, default=None)
+        config = self._spec.config
+        newest = kept_by_hosts(config.name)
         if newest is None:
             sizes = list(map(weight_bytes, self._spec.folders))
-            return first_plan(prefix, self._spec.folders, config.hosts, sizes)
+            return first_plan(hosts_prefix(config.name), self._spec.folders, config.hosts, sizes)
         self._spec = newest.spec
         return newest.plan
 
@@ -367,7 +283,7 @@ class PoolManager:
         def publish(plan: PoolPlan) -> None:
             with self._lock:
                 self._plan = plan
-                self._address = _address_of(starter, plan, keeper)
+                self._address = address_of(starter, plan, keeper)
             self._leave_word()
 
         config = spec.config
@@ -390,7 +306,7 @@ class PoolManager:
         keeper, plan = self._keeper, self._plan
         if keeper is not None and plan is not None:
             for handle in keeper.handles:
-                handle.keep.remote(_Kept(self._spec, plan))
+                handle.keep.remote(Kept(self._spec, plan))
 
     def _look_at_size(self) -> None:
         """Let the pool grow or shrink, and complete hosts that came back incomplete."""
@@ -402,7 +318,7 @@ class PoolManager:
         if not self._changing.acquire(blocking=False):
             return
         try:
-            if _incomplete(plan, keeper):
+            if is_incomplete(plan, keeper):
                 after = healed(plan, self._spec.config.hosts)
                 self._carry_out(keeper, after, self._spec)
                 self._note("hosts_completed", version=after.version)
@@ -410,7 +326,7 @@ class PoolManager:
                 return
             if self._scaler is None:
                 self._scaler = PoolScaler(self._spec.config, scaling)
-            self._scaler.look(_statuses(keeper), len(self._jobs.names))
+            self._scaler.look(ask_statuses(keeper), len(self._jobs.names))
             wish = self._scaler.judge(self._plan or plan)
             if wish is not None:
                 try:
@@ -469,60 +385,9 @@ class PoolManager:
             for handle in self._keeper.handles:
                 handle.forget_job.remote(job.name)
 
+    def _note_death(self, host: str, reason: str) -> None:
+        self._note("host_died", host=host, reason=reason)
+
     def _note(self, kind: str, /, **details: Any) -> None:
         logger.info("%s %s", kind, details)
         self._events.append({"time": time.time(), "kind": kind, **details})
-
-
-def _start_when_free(starter: HostStarter, plan: PoolPlan, name: str) -> HostHandle:
-    """Start a host; of its name there may be one that was ended and is not buried yet."""
-    limit_s = time.monotonic() + _BURIED_S
-    while True:
-        try:
-            return starter.start_host(plan, name)
-        except ValueError:
-            if time.monotonic() >= limit_s:
-                raise
-            time.sleep(_LOOK_S / 4)
-
-
-def _address_of(starter: HostStarter, plan: PoolPlan, keeper: PoolKeeper) -> PoolAddress:
-    """Where clients find the pool; hosts that are down are in it, for they come back."""
-    arrivals = keeper.arrivals
-    there = {name: arrivals[name] for name in plan.hosts}
-    # Those that are to leave still answer, but are not asked any more.
-    up = {
-        name: dataclasses.replace(
-            arrival, teachers=tuple(i for i in arrival.teachers if i in plan.hosts[name])
-        )
-        for name, arrival in there.items()
-        if arrival is not None
-    }
-    address = starter.address(plan, up)
-    down = [HostAddress(n, plan.hosts[n], 0, "") for n, arrival in there.items() if not arrival]
-    return dataclasses.replace(address, hosts=(*address.hosts, *down))
-
-
-def _incomplete(plan: PoolPlan, keeper: PoolKeeper) -> bool:
-    """Whether a host that is up has other teachers than the plan says."""
-    return any(
-        arrival is not None and set(arrival.teachers) != set(plan.hosts.get(name, ()))
-        for name, arrival in keeper.arrivals.items()
-    )
-
-
-def _statuses(keeper: PoolKeeper) -> dict[str, HostStatus]:
-    """Of hosts that answer within a few seconds."""
-    asked = {name: handle.status.remote() for name, handle in keeper.named.items()}
-    ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=_STATUS_S)
-    said = {name: _status(each) for name, each in asked.items() if each in ready}
-    return {name: status for name, status in said.items() if status is not None}
-
-
-def _status(reference: Any) -> HostStatus | None:
-    try:
-        status: HostStatus = ray.get(reference)
-    except (*HOST_GONE, ray.exceptions.RayTaskError) as error:
-        logger.info("a host did not tell its status: %s", one_line(error))
-        return None
-    return status

@@ -17,9 +17,10 @@ from kd_ray.cluster.pool.address import (
 )
 from kd_ray.cluster.pool.hosts import PoolStartError
 from kd_ray.cluster.pool.jobs import Lease
-from kd_ray.cluster.pool.manager import PoolManager, PoolStatus
+from kd_ray.cluster.pool.manager import PoolManager
 from kd_ray.cluster.pool.plan import PoolSpec
 from kd_ray.cluster.pool.roster import HOST_GONE
+from kd_ray.cluster.pool.status import PoolStatus
 from kd_ray.cluster.pool.update import Update
 from kd_ray.cluster.pool.views import PoolError, view_of
 from kd_ray.cluster.runtime import RayHandle, ensure_ray

@@ -5,12 +5,13 @@ import json
 
 from rich.console import Console
 
+from kd_ray.cluster.pool.jobs import JobView
 from kd_ray.cluster.pool.keeper import Restart
-from kd_ray.cluster.pool.manager import HostView, JobView, PoolStatus
 from kd_ray.cluster.pool.nodes import NodeView, Seat
+from kd_ray.cluster.pool.status import HostView, PoolStatus
 from kd_ray.commands.pool_status import as_plain, errors_of, show
 from kd_ray.teachers.batching.statistics import BatchStatistics, JobStatistics
-from kd_ray.teachers.cache import CacheStatistics
+from kd_ray.teachers.cache import CacheStatistics, Lookups
 from kd_ray.teachers.costs import JobCost
 from kd_ray.teachers.host import HostStatus
 from kd_ray.teachers.residency import ResidencyStatus
@@ -34,7 +35,8 @@ def status_of(costs, **changes):
         "teachers": (0, 1), "quarantined": {}, "open_requests": 2, "queued_utterances": 7,
         "busy_s": {0: 1.5}, "batches": BatchStatistics(passes=3, units=40, sizes={4: 1, 4 + 14: 2}),
         "jobs": {name: JobStatistics(units=20, passes=2) for name in costs}, "costs": costs,
-        "errors": {"Expired": 2}, "cache": CacheStatistics(entries=5, num_bytes=2**20),
+        "errors": {"Expired": 2}, "cache": CacheStatistics(entries=5, num_bytes=2**20, max_bytes=2**23, lookups=Lookups(3, 1)),
+        "stored": Lookups(1, 3), "held": {"a": 11, "b": 22},
         "residency": ResidencyStatus(2**20, 10, (0,), {}, 9, 8, 1.0, {0: 9}),
     }  # fmt: skip
     return HostStatus(**(fields | changes))
@@ -90,7 +92,7 @@ def test_everything_is_in_the_tables():
     for expected in (
         "pool p: up for 1 h 1 min, kd_ray 0.1.0, protocol 5, change 3; 4 teachers, 3 hosts (1 died",
         "2 H200", "NVIDIA H200", "host-1 died: killed", "2 Expired", "1 Expired, 1 quarantined",
-        "no answer", "1 min 1 s", "host_died", "answer_p50",
+        "no answer", "1 min 1 s", "host_died", "answer_p50", "1.0 of 8 MiB", "75 %", "25 %", " 33 ",
     ):  # fmt: skip
         assert expected in text, expected
 

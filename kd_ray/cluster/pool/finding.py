@@ -1,0 +1,90 @@
+"""How a manager finds what one before it left: hosts by their names, and what they keep.
+
+Ray starts a manager that died again with the arguments of its first start. What changed since lies
+on the hosts, so that no disk or database is needed that all nodes see.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import ray
+
+from kd_ray.cluster.pool.address import NAMESPACE, HostHandle, hosts_prefix
+from kd_ray.cluster.pool.hosts import HostStarter, kill_hosts
+from kd_ray.cluster.pool.plan import PoolPlan, PoolSpec
+from kd_ray.cluster.pool.roster import one_line
+
+logger = logging.getLogger(__name__)
+
+_BURIED_S = 30.0
+"""Longest time until Ray has buried a host, and another may have its name."""
+_LOOK_S = 0.25
+_ANSWER_S = 3.0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What hosts keep for a manager that is started again."""
+
+    spec: PoolSpec
+    plan: PoolPlan
+
+
+def kept_by_hosts(pool: str) -> Kept | None:
+    """The newest that running hosts of a pool keep for their manager; None: there are none."""
+    prefix = hosts_prefix(pool)
+    names = [
+        actor["name"]
+        for actor in ray.util.list_named_actors(all_namespaces=True)
+        if actor["namespace"] == NAMESPACE and actor["name"].startswith(prefix)
+    ]
+    known: list[Kept | None] = []
+    for name in names:
+        try:
+            handle: HostHandle = ray.get_actor(name, namespace=NAMESPACE)
+            kept: Kept | None = ray.get(handle.kept.remote(), timeout=_ANSWER_S)
+        except (ValueError, ray.exceptions.RayError) as error:
+            logger.warning("host %s does not tell what it knows: %s", name, one_line(error))
+        else:
+            known.append(kept)
+    return max(filter(None, known), key=lambda kept: kept.plan.version, default=None)
+
+
+def running_hosts(
+    plan: PoolPlan, patience_s: float, on_dead: Callable[[str, str], None]
+) -> dict[str, HostHandle]:
+    """Hosts of a plan that run and are well; others are ended.
+
+    Args:
+        plan: names them.
+        patience_s: for all of them to answer.
+        on_dead: hears the name of each that is ended, and why.
+    """
+    found: dict[str, HostHandle] = {}
+    for name in plan.hosts:
+        with contextlib.suppress(ValueError):
+            found[name] = ray.get_actor(name, namespace=NAMESPACE)
+    asked = {name: handle.arrive.remote() for name, handle in found.items()}
+    limit_s = time.monotonic() + patience_s
+    for name, reference in asked.items():
+        try:
+            ray.get(reference, timeout=max(0.0, limit_s - time.monotonic()))
+        except ray.exceptions.RayError as error:
+            kill_hosts([found.pop(name)])
+            on_dead(name, f"{name}: found so by a new manager: {one_line(error)}")
+    return found
+
+
+def start_when_free(starter: HostStarter, plan: PoolPlan, name: str) -> HostHandle:
+    """Start a host; of its name there may be one that was ended and is not buried yet."""
+    limit_s = time.monotonic() + _BURIED_S
+    while True:
+        try:
+            return starter.start_host(plan, name)
+        except ValueError:
+            if time.monotonic() >= limit_s:
+                raise
+            time.sleep(_LOOK_S)
