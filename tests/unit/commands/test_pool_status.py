@@ -35,7 +35,7 @@ def status_of(costs, **changes):
         "teachers": (0, 1), "quarantined": {}, "open_requests": 2, "queued_utterances": 7,
         "busy_s": {0: 1.5}, "batches": BatchStatistics(passes=3, units=40, sizes={4: 1, 4 + 14: 2}),
         "jobs": {name: JobStatistics(units=20, passes=2) for name in costs}, "costs": costs,
-        "errors": {"Expired": 2}, "cache": CacheStatistics(entries=5, num_bytes=2**20, max_bytes=2**23, lookups=Lookups(3, 1)),
+        "errors": {"Expired": 2}, "cache": CacheStatistics(5, 2**20, 2**23, Lookups(3, 1)),
         "stored": Lookups(1, 3), "held": {"a": 11, "b": 22},
         "residency": ResidencyStatus(2**20, 10, (0,), {}, 9, 8, 1.0, {0: 9}),
     }  # fmt: skip
