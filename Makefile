@@ -9,12 +9,13 @@ UV     := .cache/uv/bin/uv
 export RAY_USAGE_STATS_ENABLED := 0
 export RAY_DEDUP_LOGS := 1
 
-.PHONY: install demo demo-st test test-slow test-all check format clean help
+.PHONY: install demo demo-st demo-search test test-slow test-all check format clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       train teachers, distil students, show what it brought (at most 10 minutes)"
 	@echo "make demo-st    the same for speech translation by imitation (at most 12 minutes)"
+	@echo "make demo-search  a search over strategies with the demo's teachers (at most 15 minutes)"
 	@echo "make test       everything but slow and gpu tests (at most 10 minutes)"
 	@echo "make test-slow  worker groups, kills, jobs (at most 40 minutes)"
 	@echo "make check      format, lint, strict types, import layers, spelling"
@@ -40,6 +41,9 @@ demo: $(STAMP)
 
 demo-st: $(STAMP)
 	@$(PY) jobs/recipe.py configs/demo_st/recipe.yaml
+
+demo-search: $(STAMP)
+	@$(PY) jobs/recipe.py configs/demo/search_recipe.yaml
 
 test: $(STAMP)
 	$(PY) -m pytest -n 2 --dist loadgroup

@@ -30,6 +30,7 @@ _HELP = {
     "compare": "two systems of an evaluation, utterance by utterance",
     "recipe": "commands one after another, as `make demo` runs them",
     "study": "systems times seeds: one file for each, and a table of means and deviations",
+    "search": "many trainings over a space of settings, with early stopping, and the best of them",
     "replay": "a skipped update again: which utterances and parameters are not finite",
     "pool": "teachers that run by themselves, for any jobs: up, status, report, update, down, ...",
     "bench": "what a step, a rollout, a loss or the pool costs (`kd-ray bench step CONFIG`)",

@@ -5,14 +5,14 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from kd_ray.cluster.pool import (
@@ -56,8 +56,21 @@ class TrainingJob:
     pool: PoolAddress | None = None
 
 
-def run_training(config: TrainConfig | DistillConfig, root: Path) -> dict[str, Any]:
-    """Train (or go on training, or find finished) the model of `config`; returns its summary."""
+def run_training(
+    config: TrainConfig | DistillConfig,
+    root: Path,
+    *,
+    on_epoch: Callable[[Mapping[str, Any]], None] = lambda figures: None,
+    group_callbacks: Sequence[UserCallback] = (),
+) -> dict[str, Any]:
+    """Train (or go on training, or find finished) the model of `config`; returns its summary.
+
+    Args:
+        config: what is trained.
+        root: where relative paths start.
+        on_epoch: hears the figures of each validation, where one worker trains in this process.
+        group_callbacks: of Ray Train, where a worker group trains.
+    """
     run = RunFolder(root, config.name)
     run.open(config)
     finished = run.summary()
@@ -72,10 +85,10 @@ def run_training(config: TrainConfig | DistillConfig, root: Path) -> dict[str, A
         if not workers.grouped and (not workers.gpus or torch.cuda.is_available()):
             # A worker group costs tens of seconds to start; one worker needs none.
             device = torch.device("cuda" if workers.gpus else "cpu")
-            train_here(job, Alone(), device, lambda figures: None)
+            train_here(job, Alone(), device, on_epoch)
         else:
             _look_before_starting(job)
-            _fit(_trainer(job, run))
+            _fit(_trainer(job, run, group_callbacks))
     finally:
         if pool is not None:
             pool.close()
@@ -116,7 +129,7 @@ def _fit(trainer: TorchTrainer) -> None:
         raise RuntimeError(f"the worker group failed: {error}") from error
 
 
-def _trainer(job: TrainingJob, run: RunFolder) -> TorchTrainer:
+def _trainer(job: TrainingJob, run: RunFolder, callbacks: Sequence[UserCallback]) -> TorchTrainer:
     # One line a validation is ours to write; Ray Train repeats it as a dictionary.
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     # A report waits for the controller's next look; its default is two seconds.
@@ -145,6 +158,7 @@ def _trainer(job: TrainingJob, run: RunFolder) -> TorchTrainer:
             name=f"{job.config.name.replace('/', '-')}-{time.time_ns()}",
             storage_path=str(run.path / "logs" / "ray_train"),
             failure_config=FailureConfig(max_failures=workers.max_restarts),
+            callbacks=list(callbacks),
         ),
     )
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kd_ray.cluster.search.resources import needs_of
+from kd_ray.cluster.search.space import check_space, listed_settings, read_base
 from kd_ray.commands.check_cluster import check_cluster, named_cluster
 from kd_ray.commands.estimates import estimate_caches, estimate_signals
 from kd_ray.commands.recipe import load_task
@@ -26,6 +28,7 @@ from kd_ray.config.data import ManifestCorpus
 from kd_ray.config.model import Model, TextToText
 from kd_ray.config.pool import PoolConfig
 from kd_ray.config.recipes import RecipeConfig, StudyConfig
+from kd_ray.config.search import OptunaSearch, SearchConfig
 from kd_ray.config.sources import PoolSource, StoreSource
 from kd_ray.config.training import Workers
 from kd_ray.core.contracts import TeacherInfo, TeachersInfo
@@ -362,6 +365,10 @@ def _check_recipe(config: RecipeConfig, root: Path, found: Findings) -> None:
             section = found.attempt(load_task, task, root)
             if isinstance(section, TrainTeachersConfig):
                 found.attempt(teacher_configs, section)
+            if isinstance(section, SearchConfig):
+                base = found.attempt(read_base, section, root)
+                if base is not None:
+                    found.attempt(check_space, section, base)
 
 
 def _check_study(config: StudyConfig, root: Path, found: Findings) -> None:
@@ -370,6 +377,30 @@ def _check_study(config: StudyConfig, root: Path, found: Findings) -> None:
         steps = RecipeConfig(command="recipe", name=config.name, steps=config.first)
         _check_recipe(steps, root, found)
     found.attempt(study_jobs, config, root)
+
+
+def _check_search(config: SearchConfig, root: Path, found: Findings) -> None:
+    """The base as its own command would see it, and every value of the space."""
+    base = found.attempt(read_base, config, root)
+    if base is None:
+        return
+    found.attempt(check_space, config, base)
+    if isinstance(base.config, DistillConfig):
+        _check_distill(base.config, root, found)
+    else:
+        _check_train(base.config, root, found)
+    if config.evaluate is not None:
+        for manifest in config.evaluate.splits.values():
+            found.attempt(read_manifest, root / manifest)
+    needs = needs_of(config, base)
+    settings = listed_settings(config)
+    algorithm = config.algorithm
+    count = algorithm.samples if isinstance(algorithm, OptunaSearch) else len(settings or ())
+    found.notes.append(
+        f"{count} settings, {len(config.seeds)} seeds: {count * len(config.seeds)} trials; each "
+        f"takes {needs.trial.cpus:g} CPUs and {needs.trial.gpus:g} GPUs, a pool for all of them "
+        f"{needs.pool.cpus:g} and {needs.pool.gpus:g}"
+    )
 
 
 _CHECKS: dict[type[Section], Callable[[Any, Path, Findings], None]] = {
@@ -382,5 +413,6 @@ _CHECKS: dict[type[Section], Callable[[Any, Path, Findings], None]] = {
     DecodeConfig: _check_decode,
     RecipeConfig: _check_recipe,
     StudyConfig: _check_study,
+    SearchConfig: _check_search,
     PoolConfig: _check_pool,
 }

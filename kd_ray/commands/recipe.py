@@ -8,12 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kd_ray.cluster.search.resources import needs_of, private_cpus
+from kd_ray.cluster.search.space import read_base
 from kd_ray.commands.registry import COMMANDS
 from kd_ray.commands.watch import EpochWatcher
 from kd_ray.config.base import Section
 from kd_ray.config.commands import DistillConfig, TrainConfig
 from kd_ray.config.load import load
 from kd_ray.config.recipes import RecipeConfig, RecipeStep, RecipeTask
+from kd_ray.config.search import SearchConfig
 from kd_ray.config.sources import PoolSource
 from kd_ray.evaluation.run_folder import RunFolder, write_json
 
@@ -33,7 +36,7 @@ def recipe(config: RecipeConfig, root: Path) -> dict[str, float]:
 
     steps = [(step, [load_task(task, root) for task in step.tasks]) for step in config.steps]
     seconds: dict[str, float] = {}
-    with ensure_ray(cpus=max(os.cpu_count() or 1, 2, *(_cpus(*each) for each in steps))):
+    with ensure_ray(cpus=max(os.cpu_count() or 1, 2, *(_cpus(*each, root) for each in steps))):
         for number, (step, tasks) in enumerate(steps, start=1):
             started = time.perf_counter()
             logger.info("\n[%d/%d] %s", number, len(steps), step.title)
@@ -77,13 +80,16 @@ def _run_step(step: RecipeStep, tasks: list[Section], root: Path) -> None:
         raise RecipeFailed(f"step {step.title!r}: {len(failed)} tasks failed:\n{lines}")
 
 
-def _cpus(step: RecipeStep, tasks: Sequence[Section]) -> int:
+def _cpus(step: RecipeStep, tasks: Sequence[Section], root: Path) -> int:
     """Logical CPUs that the step's widest tasks take side by side, pool hosts and workers too."""
-    return sum(sorted(map(_task_cpus, tasks))[-step.parallel :])
+    return sum(sorted(_task_cpus(task, root) for task in tasks)[-step.parallel :])
 
 
-def _task_cpus(task: Section) -> int:
+def _task_cpus(task: Section, root: Path) -> int:
     cpus = 1.0
+    if isinstance(task, SearchConfig):
+        # As for a search alone, on a machine of one CPU.
+        return private_cpus(task, needs_of(task, read_base(task, root)), 1)
     if isinstance(task, TrainConfig | DistillConfig) and task.workers.grouped:
         cpus += task.workers.count * task.workers.cpus
     if isinstance(task, DistillConfig) and isinstance(task.teachers.source, PoolSource):

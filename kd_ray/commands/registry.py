@@ -27,6 +27,7 @@ COMMANDS: dict[str, Callable[[], Callable[..., Any]]] = {
     "compare": _lazily("compare", "compare"),
     "recipe": _lazily("recipe", "recipe"),
     "study": _lazily("study", "study"),
+    "search": _lazily("search", "search"),
     "replay": _lazily("replay", "replay"),
     "pool": _lazily("pool", "pool"),
     "bench": _lazily("bench", "bench"),

@@ -26,6 +26,7 @@ from kd_ray.config.imitation import PRESETS
 from kd_ray.config.model import Model, Recognizer, SpeechToText, TextToText
 from kd_ray.config.pool import PoolConfig
 from kd_ray.config.recipes import RecipeConfig, StudyConfig
+from kd_ray.config.search import SearchConfig
 from kd_ray.config.sources import Computation
 from kd_ray.config.teachers import Distillation, Teachers
 from kd_ray.config.training import Supervised, Training, Workers
@@ -402,6 +403,7 @@ CommandConfig = Annotated[
     | ReportConfig
     | RecipeConfig
     | StudyConfig
+    | SearchConfig
     | Annotated[
         Annotated[BenchStepConfig, Tag("step")]
         | Annotated[BenchRolloutsConfig, Tag("rollouts")]

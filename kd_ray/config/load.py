@@ -240,6 +240,8 @@ def _walk(
         if isinstance(step, int):
             continue
         sections = inner
+        if not any(step in section.model_fields for section in inner):
+            continue  # The key of a mapping, whose values are these sections.
         following = []
         for section in inner:
             if step in section.model_fields:

@@ -111,11 +111,15 @@ def train(student: Student, progress: Progress) -> Progress:
         progress.seconds += time.perf_counter() - started + update.data_s + update.rollout_s
         progress.teacher_wait_s += update.teacher_wait_s
         student.reporter.metrics({"kind": "train", **figures})
+        figures_of_epoch = None
         if update.ends_epoch and _is_validated(student, update):
-            validate(student, progress, update)
+            figures_of_epoch = validate(student, progress, update)
         every = student.training.checkpoint_every_updates
         if update.ends_epoch or (every and progress.update % every == 0):
             student.save_state(progress)
+        if figures_of_epoch is not None:
+            # Who is told may end this process: by then the checkpoint is there.
+            student.on_epoch(figures_of_epoch)
         if progress.out_of_patience:
             break
     return progress
@@ -231,8 +235,8 @@ def _is_validated(student: Student, update: Update) -> bool:
     return is_last or (update.epoch + 1) % every == 0
 
 
-def validate(student: Student, progress: Progress, update: Update) -> None:
-    """Error rates on the validation split; keeps the model if it is the best so far."""
+def validate(student: Student, progress: Progress, update: Update) -> dict[str, Any]:
+    """Error rates on the validation split, returned; keeps the model if it is the best so far."""
     started = time.perf_counter()
     student.learner.forward.eval()
     scores = student.validation.run(student.learner.model, student.learner.collective)
@@ -252,10 +256,10 @@ def validate(student: Student, progress: Progress, update: Update) -> None:
         "seconds": time.perf_counter() - started,
     }
     student.reporter.metrics(figures)
-    student.on_epoch(figures)
     patience = student.training.patience
     if patience is not None and update.epoch + 1 - progress.best_epoch >= patience:
         progress.out_of_patience = True
         student.reporter.event(
             "out_of_patience", epoch=update.epoch + 1, best_epoch=progress.best_epoch
         )
+    return figures

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from kd_ray.cluster.search.space import check_space, read_base
 from kd_ray.commands.registry import COMMANDS
 from kd_ray.commands.study import study_jobs
 from kd_ray.commands.train_teachers import teacher_configs
 from kd_ray.config.commands import CommandConfig, TrainTeachersConfig
 from kd_ray.config.load import _sections_in, load
 from kd_ray.config.recipes import RecipeConfig, StudyConfig
+from kd_ray.config.search import SearchConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "kd_ray").rglob("*.py"))
@@ -73,6 +75,8 @@ def test_every_configuration_loads(path, monkeypatch):
         for step in config.steps:
             for task in step.tasks:
                 load(Path(task.config), task.overrides)
+    if isinstance(config, SearchConfig):
+        check_space(config, read_base(config, ROOT))
     if isinstance(config, StudyConfig):
         assert study_jobs(config, ROOT)
 

@@ -1,0 +1,182 @@
+"""Settings that Optuna's TPE proposes from the scores so far."""
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import TPESampler
+from optuna.trial import TrialState, create_trial
+
+from kd_ray.cluster.search.book import Proposed
+from kd_ray.cluster.search.proposals import Numbers, is_open
+from kd_ray.cluster.search.space import digest_of
+from kd_ray.config.search import (
+    Axis,
+    Choice,
+    GridAxis,
+    LogRandomInteger,
+    LogUniform,
+    OptunaSearch,
+    QuantizedUniform,
+    RandomInteger,
+    SearchConfig,
+    Uniform,
+)
+from kd_ray.report.search import Setting, Trial
+
+logger = logging.getLogger(__name__)
+
+_REPEATED_PROPOSALS = 50
+
+
+class OptunaProposals:
+    """Optuna's TPE over settings; the seeds of a setting follow each other, their mean counts.
+
+    The study lives in memory, and is filled from the known trials: a search that goes on knows
+    what was tried. Of a setting that was stopped early Optuna hears how far it came.
+    """
+
+    def __init__(self, config: SearchConfig, known: Sequence[Trial]) -> None:
+        algorithm = config.algorithm
+        assert isinstance(algorithm, OptunaSearch)
+        self._axes = config.space
+        self._seeds = config.seeds
+        self._distributions = {key: _distribution(axis) for key, axis in config.space.items()}
+        self._numbers = Numbers(known)
+        self._tried: dict[str, dict[int, Trial]] = {}
+        self._asked: dict[str, optuna.trial.Trial] = {}
+        self._queue: list[Proposed] = []
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        for trial in known:
+            self._tried.setdefault(digest_of(trial.setting), {})[trial.seed] = trial
+        done = [group for group in self._tried.values() if not self._missing(group)]
+        sampler = TPESampler(
+            # Another one after each resumption, or the same draws would come again.
+            seed=algorithm.seed + 7919 * len(done),
+            n_startup_trials=algorithm.startup,
+            constant_liar=True,
+        )
+        self._study = optuna.create_study(direction="minimize", sampler=sampler)
+        for group in done:
+            self._study.add_trial(self._frozen(list(group.values())))
+        for group in self._tried.values():
+            if self._missing(group):
+                self._go_on(next(iter(group.values())).setting, group)
+        self._new = max(0, algorithm.samples - len(self._tried))
+
+    @property
+    def left(self) -> int:
+        """Trials that may still be given out."""
+        return len(self._queue) + self._new * len(self._seeds)
+
+    def next(self) -> Proposed | None:
+        """The next seed of a setting that was begun, or a new setting."""
+        if not self._queue and self._new:
+            self._propose()
+        return self._queue.pop(0) if self._queue else None
+
+    def ended(self, trial: Trial) -> None:
+        """Tell Optuna once all seeds of the setting are there."""
+        digest = digest_of(trial.setting)
+        group = self._tried.setdefault(digest, {})
+        group[trial.seed] = trial
+        asked = self._asked.get(digest)
+        if asked is None or set(self._seeds) - group.keys():
+            return
+        frozen = self._frozen([group[seed] for seed in self._seeds])
+        for step, value in frozen.intermediate_values.items():
+            asked.report(value, step)
+        self._study.tell(asked, frozen.value, state=frozen.state)
+        del self._asked[digest]
+
+    def _propose(self) -> None:
+        for _ in range(_REPEATED_PROPOSALS):
+            asked = self._study.ask(self._distributions)
+            setting = {key: self._value(key, asked.params[key]) for key in self._axes}
+            digest = digest_of(setting)
+            group = self._tried.get(digest)
+            if group is None and digest not in self._asked:
+                self._new -= 1
+                self._asked[digest] = asked
+                number = self._numbers.of(setting)
+                self._queue += [Proposed(number, setting, seed) for seed in self._seeds]
+                return
+            # Trained before, and the same again: what is known counts once more.
+            if group and not set(self._seeds) - group.keys():
+                frozen = self._frozen(list(group.values()))
+                self._study.tell(asked, frozen.value, state=frozen.state)
+            else:
+                self._study.tell(asked, state=TrialState.FAIL)
+        logger.info(
+            "optuna proposes nothing new any more: %d settings were tried", len(self._tried)
+        )
+        self._new = 0
+
+    def _missing(self, group: dict[int, Trial]) -> list[int]:
+        """Seeds of a setting that still have to be trained."""
+        return [seed for seed in self._seeds if seed not in group or is_open(group[seed].state)]
+
+    def _go_on(self, setting: Setting, group: dict[int, Trial]) -> None:
+        self._study.enqueue_trial({key: self._parameter(key, setting[key]) for key in self._axes})
+        self._asked[digest_of(setting)] = self._study.ask(self._distributions)
+        number = self._numbers.of(setting)
+        for seed in self._missing(group):
+            group.pop(seed, None)
+            self._queue.append(Proposed(number, setting, seed))
+
+    def _frozen(self, trials: Sequence[Trial]) -> optuna.trial.FrozenTrial:
+        """A setting's trials as one of Optuna's."""
+        params = {key: self._parameter(key, trials[0].setting[key]) for key in self._axes}
+        common = {"params": params, "distributions": self._distributions}
+        errors = [trial.error for trial in trials]
+        finished = [error for error in errors if error is not None]
+        if len(finished) == len(trials) and all(map(math.isfinite, finished)):
+            return create_trial(value=fmean(finished), **common)
+        if any(trial.state == "failed" for trial in trials):
+            return create_trial(state=TrialState.FAIL, **common)
+        # Where the shortest was stopped, all can be compared.
+        shortest = min((trial.curve for trial in trials), key=len)
+        steps = [epoch for epoch, _ in shortest]
+        curves = [dict(trial.curve) for trial in trials]
+        reached = {step: fmean([curve.get(step, 100.0) for curve in curves]) for step in steps}
+        return create_trial(state=TrialState.PRUNED, intermediate_values=reached, **common)
+
+    def _parameter(self, key: str, value: Any) -> Any:
+        """A value as Optuna has it: those of a choice are text, since sections cannot be."""
+        return _text(value) if isinstance(self._axes[key], Choice | GridAxis) else value
+
+    def _value(self, key: str, parameter: Any) -> Any:
+        axis = self._axes[key]
+        if isinstance(axis, Choice | GridAxis):
+            return next(value for value in axis.values if _text(value) == parameter)
+        return float(f"{parameter:.12g}") if isinstance(axis, QuantizedUniform) else parameter
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _distribution(axis: Axis) -> BaseDistribution:
+    match axis:
+        case Choice() | GridAxis():
+            return CategoricalDistribution([_text(value) for value in axis.values])
+        case Uniform():
+            return FloatDistribution(axis.low, axis.high)
+        case QuantizedUniform():
+            return FloatDistribution(axis.low, axis.high, step=axis.q)
+        case LogUniform():
+            return FloatDistribution(axis.low, axis.high, log=True)
+        case RandomInteger():
+            return IntDistribution(axis.low, axis.high, step=axis.step)
+        case LogRandomInteger():
+            return IntDistribution(axis.low, axis.high, log=True)

@@ -1,0 +1,224 @@
+"""The Tune experiment of a search: a trial is a call of `run_training` in a process of its own."""
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.search import Searcher
+
+from kd_ray.cluster.pool import service
+from kd_ray.cluster.pool.views import PoolError
+from kd_ray.cluster.search.book import Proposed, TrialBook
+from kd_ray.cluster.search.early_stopping import scheduler_of
+from kd_ray.cluster.search.proposals import Proposals
+from kd_ray.cluster.search.resources import needs_of, slots
+from kd_ray.cluster.search.space import Base
+from kd_ray.cluster.trainer import run_training
+from kd_ray.config.commands import DistillConfig, TrainConfig
+from kd_ray.config.load import check
+from kd_ray.config.search import SearchConfig
+from kd_ray.config.sources import PoolSource
+from kd_ray.report.search import TeacherWork, Trial, setting_text
+
+logger = logging.getLogger(__name__)
+
+_PROCESS_RETRIES = 2
+"""A trial whose process died goes on from its last checkpoint so often."""
+
+
+def run_trials(
+    config: SearchConfig,
+    base: Base,
+    book: TrialBook,
+    proposals: Proposals,
+) -> None:
+    """Train every trial that `proposals` gives out; needs a running Ray, and the pool they ask.
+
+    Returns also if trials failed: their folders say why.
+    """
+    if not proposals.left:
+        return
+    folder = book.path / "logs" / "tune"
+    # What Tune wrote about earlier runs says less than the run folders.
+    shutil.rmtree(folder, ignore_errors=True)
+    # Its own tables, log files and handling of Ctrl-C; scores are in the run folders.
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    logging.getLogger("ray.tune").setLevel(logging.WARNING)
+    needs = needs_of(config, base)
+    amount = {"CPU": needs.reserved.cpus} | (
+        {"GPU": needs.reserved.gpus} if needs.reserved.gpus else {}
+    )
+    feed = _Feed(config, base, book, proposals)
+    tuner = tune.Tuner(
+        tune.with_resources(_trainable(book.root, book.search), amount),
+        tune_config=tune.TuneConfig(
+            search_alg=feed,
+            scheduler=scheduler_of(config, book, base.config.training.epochs),
+            num_samples=proposals.left,
+            max_concurrent_trials=slots(config, needs, ray.cluster_resources()),
+            trial_name_creator=_key,
+            trial_dirname_creator=_key,
+        ),
+        run_config=tune.RunConfig(
+            name=f"run-{time.time_ns()}",
+            storage_path=str(folder),
+            failure_config=tune.FailureConfig(max_failures=_PROCESS_RETRIES),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def _key(trial: Any) -> str:
+    return cast(str, trial.config["key"])
+
+
+def _trainable(root: Path, search: str) -> Callable[[dict[str, Any]], None]:
+    def train_trial(settings: dict[str, Any]) -> None:
+        _train_trial(settings, root, search)
+
+    return train_trial
+
+
+def _train_trial(settings: Mapping[str, Any], root: Path, search: str) -> None:
+    """What the process of a trial does. When Tune stops the trial, a report does not return."""
+    config = check(json.loads(settings["config"]), "trial")
+    assert isinstance(config, TrainConfig | DistillConfig)
+    group = config.workers.count > 1
+    try:
+        run_training(
+            config,
+            root,
+            on_epoch=_report,
+            group_callbacks=[TuneReportCallback()] if group else [],  # type: ignore[no-untyped-call]
+        )
+    except Exception as error:
+        # Whatever it is: a trial that fails does not end the search, and its folder says why.
+        TrialBook(root, search).broke(settings["key"], error)
+
+
+def _report(figures: Mapping[str, Any]) -> None:
+    tune.report({"epoch": figures["epoch"], "error_rate": figures["error_rate"]})
+
+
+class _Feed(Searcher):
+    """Gives proposals to Tune, and what became of them back."""
+
+    def __init__(
+        self, config: SearchConfig, base: Base, book: TrialBook, proposals: Proposals
+    ) -> None:
+        super().__init__(metric="error_rate", mode="min")
+        self._config, self._base = config, base
+        self._book, self._proposals = book, proposals
+        self._open: dict[str, Proposed] = {}
+        self._total = proposals.left
+        self._begun = 0
+        self._failed = False
+        self._pool = _pool_of(base)
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial, its run folder made."""
+        while not (self._failed and self._config.fail_fast):
+            proposed = self._proposals.next()
+            if proposed is None:
+                break
+            self._begun += 1
+            content = self._book.begin(proposed, self._base)
+            if content is None:
+                self._conclude(proposed)
+                continue
+            self._open[trial_id] = proposed
+            logger.info("#%s: trial %d of %d", _name(proposed), self._begun, self._total)
+            epochs = json.loads(content)["training"]["epochs"]
+            return {"key": proposed.key, "config": content, "epochs": epochs}
+        return Searcher.FINISHED
+
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """A validation."""
+        if "error_rate" in result:
+            proposed = self._open[trial_id]
+            logger.info(
+                "#%s: epoch %d, valid error %.2f %%",
+                _name(proposed), result["epoch"], result["error_rate"],
+            )  # fmt: skip
+
+    def on_trial_complete(
+        self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """A trial is finished, stopped, or has failed."""
+        proposed = self._open.pop(trial_id)
+        if self._book.trial(proposed.key).state == "unfinished":
+            again = f"{_PROCESS_RETRIES + 1} times" if error else "before it was finished"
+            self._book.failed(
+                proposed.key,
+                f"the trial's process ended {again}, as by lack of memory; see its logs "
+                f"({self._book.path / 'trials' / proposed.key}) and those of Ray",
+            )
+        self._conclude(proposed)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: run folders hold all there is to know."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing either."""
+
+    def _conclude(self, proposed: Proposed) -> None:
+        if self._pool is not None:
+            keys = [proposed.key, *(each.key for each in self._open.values())]
+            _book_costs(self._book, self._pool, keys)
+        trial = self._book.ended(proposed.key)
+        self._failed |= trial.state == "failed"
+        _tell(trial)
+        self._proposals.ended(trial)
+
+
+def _name(proposed: Proposed) -> str:
+    return f"{proposed.number} {setting_text(proposed.setting)}, seed {proposed.seed}"
+
+
+def _tell(trial: Trial) -> None:
+    name = f"#{trial.number} {setting_text(trial.setting)}, seed {trial.seed}"
+    if trial.state == "failed":
+        logger.error("%s: failed: %s", name, trial.reason)
+    elif trial.error is not None:
+        logger.info("%s: finished, best valid error %.2f %%", name, trial.error)
+
+
+def _pool_of(base: Base) -> str | None:
+    """The named pool that trials ask."""
+    if base.pool is not None or not isinstance(base.config, DistillConfig):
+        return base.pool
+    source = base.config.teachers.source
+    return source.name if isinstance(source, PoolSource) else None
+
+
+def _book_costs(book: TrialBook, pool: str, keys: Sequence[str]) -> None:
+    """Note what the pool did for these trials so far; its accounts go by the names of runs."""
+    try:
+        hosts = service.status(pool).hosts
+    except (PoolError, ray.exceptions.RayError) as error:
+        logger.warning("the pool %s does not tell what trials cost: %s", pool, error)
+        return
+    for key in keys:
+        name = book.run_name(key)
+        accounts = [
+            host.status.costs[name]
+            for host in hosts
+            if host.status is not None and name in host.status.costs
+        ]
+        if accounts:
+            work = TeacherWork(
+                sum(each.rows for each in accounts),
+                sum(each.known_rows for each in accounts),
+                sum(each.teacher_s for each in accounts),
+            )
+            book.cost(key, work)

@@ -1,0 +1,224 @@
+"""`kd-ray search`: trials over a space of settings, one report, the best setting as a file."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kd_ray.cluster.pool import service
+from kd_ray.cluster.runtime import ensure_ray
+from kd_ray.cluster.search.book import TrialBook
+from kd_ray.cluster.search.proposals import proposals_of
+from kd_ray.cluster.search.resources import needs_of, private_cpus
+from kd_ray.cluster.search.space import Base, check_space, read_base, trial_config
+from kd_ray.cluster.search.tuning import run_trials
+from kd_ray.commands.evaluate import evaluate
+from kd_ray.commands.pool import spec_of
+from kd_ray.config.commands import DistillConfig, EvaluateConfig
+from kd_ray.config.evaluation import SystemList
+from kd_ray.config.pool import PoolConfig, PoolTeachers
+from kd_ray.config.search import SearchConfig
+from kd_ray.evaluation.run_folder import RunFolder, environment, write_atomically, write_json
+from kd_ray.evaluation.token_file import token_file
+from kd_ray.report.search import SearchResults, SettingResult, read_search, setting_text
+from kd_ray.report.search_page import search_page
+from kd_ray.report.search_tables import search_json, show_search
+from kd_ray.report.search_verdict import Verdict, verdict_of
+
+logger = logging.getLogger(__name__)
+
+_IDLE_RELEASE_S = 600.0
+"""Hosts of a search that was killed end after so long; the next start has them back."""
+
+
+class SearchFailed(RuntimeError):
+    """No trial of a search could be trained to its end."""
+
+
+def search(config: SearchConfig, root: Path) -> dict[str, Any]:
+    """Train the trials that are missing, evaluate, report; returns what `search.json` holds.
+
+    Finished trials are not trained again, interrupted and failed ones go on.
+
+    Raises:
+        ConfigError: a value of the space does not fit the base, or nothing of it can be used.
+        SearchFailed: no trial was finished; the report says why.
+    """
+    base = read_base(config, root)
+    check_space(config, base)
+    book = TrialBook(root, config.name)
+    book.open(config, base)
+    write_json(book.path / "environment.json", environment())
+    proposals = proposals_of(config, book.trials())
+    if proposals.left:
+        logger.info("%s: %d trials to go", config.name, proposals.left)
+        needs = needs_of(config, base)
+        grouped = base.config.workers.count > 1
+        with (
+            _ended_by_sigterm(),
+            ensure_ray(cpus=private_cpus(config, needs, os.cpu_count() or 1), dashboard=grouped),
+            _pool(config, base, root),
+        ):
+            run_trials(config, base, book, proposals)
+    else:
+        logger.info("%s: every trial has been trained", config.name)
+    results = read_search(root, config.name)
+    evaluation = _evaluate(config, base, results, root)
+    content = _write(config, base, results, evaluation, root)
+    _tell_failures(results)
+    return content
+
+
+def pool_config(config: SearchConfig, base: Base) -> PoolConfig:
+    """The pool that a search brings up for its trials."""
+    assert base.pool is not None
+    assert config.pool is not None
+    assert isinstance(base.config, DistillConfig)
+    teachers = base.config.teachers
+    assert teachers.list is not None
+    return PoolConfig(
+        command="pool",
+        name=base.pool,
+        teachers=PoolTeachers(list=teachers.list, recognizer=teachers.recognizer),
+        hosts=config.pool,
+        idle_release_s=_IDLE_RELEASE_S,
+    )
+
+
+@contextmanager
+def _pool(config: SearchConfig, base: Base, root: Path) -> Iterator[None]:
+    """The search's own pool, if it has one; found by name where a killed search left it."""
+    if base.pool is None:
+        yield
+        return
+    address = service.up(spec_of(pool_config(config, base), root))
+    logger.info("pool %s: %d teachers for all trials", base.pool, len(address.info.teachers))
+    try:
+        yield
+    finally:
+        # Trials that were stopped may not have had the time to take their leave.
+        service.down(base.pool, force=True)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """`ray job stop` sends SIGTERM: what the search brought up must be ended then, too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _tell_failures(results: SearchResults) -> None:
+    failed = [trial for trial in results.trials if trial.state == "failed"]
+    finished = [trial for trial in results.trials if trial.state == "finished"]
+    if not finished:
+        lines = "\n".join(f"  {t.name}: {t.reason}" for t in failed[:12])
+        raise SearchFailed(
+            f"search {results.name}: no trial was finished, {len(failed)} failed:\n{lines}"
+        )
+    if failed:
+        logger.warning(
+            "%d of %d trials failed; the same command tries them again",
+            len(failed), len(results.trials),
+        )  # fmt: skip
+
+
+def _evaluate(config: SearchConfig, base: Base, results: SearchResults, root: Path) -> Path | None:
+    """Decode finished trials; None without a section `evaluate`, or without any such trial."""
+    section = config.evaluate
+    if section is None:
+        return None
+    students = {
+        trial.label: f"runs/{trial.name}" for trial in results.trials if trial.state == "finished"
+    }
+    if not students:
+        return None
+    data, select_by = base.config.data, base.config.training.select_by
+    translates = data.column == "translation"
+    run = RunFolder(root, f"{config.name}/evaluation")
+    # Trials that finished since then join the same evaluation; what was scored is kept by digest.
+    (run.path / "config.json").unlink(missing_ok=True)
+    decoding = section.decoding or ("ctc" if select_by == "ctc" else "attention")
+    tokens = None
+    if not translates:
+        path = token_file(base.config, root)
+        tokens = str(path.relative_to(root) if path.is_relative_to(root) else path)
+    evaluate(
+        EvaluateConfig(
+            command="evaluate",
+            name=run.name,
+            systems=SystemList(students=students),
+            splits=section.splits,
+            tokens=tokens,
+            column=data.column,
+            reads_column=data.source_column,
+            decoding=decoding,
+            batch_size=section.batch_size,
+            speed_utterances=0,
+        ),
+        root,
+    )
+    return run.path
+
+
+def _write(
+    config: SearchConfig,
+    base: Base,
+    results: SearchResults,
+    evaluation: Path | None,
+    root: Path,
+) -> dict[str, Any]:
+    folder = RunFolder(root, config.name).path
+    verdict = verdict_of(results, evaluation)
+    content = search_json(results, verdict)
+    write_json(folder / "search.json", content)
+    show_search(results, verdict)
+    write_atomically(folder / "report.html", search_page(results, verdict))
+    if results.ranked:
+        path = _write_best(base, results.ranked[0], verdict, config, folder)
+        logger.info("best setting: %s (kd-ray %s %s)", path, base.config.command, path)
+    logger.info("report: %s", folder / "report.html")
+    write_json(
+        folder / "summary.json",
+        {"name": config.name, "command": "search", "status": "finished"},
+    )
+    return content
+
+
+def _write_best(
+    base: Base, best: SettingResult, verdict: Verdict, config: SearchConfig, folder: Path
+) -> Path:
+    """The best setting as a configuration of its own, with the base's own source of teachers."""
+    content = trial_config(
+        base,
+        best.setting,
+        name=f"{config.name}/best",
+        seed=config.seeds[0],
+        asks_pool=False,
+    ).model_dump(mode="json")
+    head = "\n".join(
+        f"# {line}"
+        for line in (
+            f"Best of the search {config.name}: {setting_text(best.setting)}",
+            verdict.text,
+        )
+    )
+    body = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    path = folder / "best.yaml"
+    write_atomically(path, f"{head}\n{body}")
+    return path

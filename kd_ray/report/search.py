@@ -1,0 +1,288 @@
+"""What a search found: trials and settings as their run folders tell, and who won.
+
+Scores are kept as errors, where less is better: error rates, or 100 minus BLEU or chrF++.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+from kd_ray.evaluation.run_folder import RunFolder
+from kd_ray.report.runs import Run, read_run
+from kd_ray.report.systems import read_json
+
+Setting = Mapping[str, Any]
+"""Dotted key of the base to value, in the order of the space."""
+
+TrialState = Literal["finished", "stopped", "failed", "unfinished"]
+
+
+@dataclass(frozen=True)
+class TeacherWork:
+    """What a trial cost a pool. Rows are utterances times teachers."""
+
+    rows: int
+    known_rows: int
+    """Of those, answered from the cache."""
+    teacher_s: float
+
+    @property
+    def computed_share(self) -> float:
+        """Share of rows that teachers had to compute."""
+        return (self.rows - self.known_rows) / self.rows if self.rows else 0.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: a setting and a seed, and what became of it."""
+
+    key: str
+    number: int
+    """Of the setting, from 1."""
+    setting: Setting
+    seed: int
+    state: TrialState
+    reason: str
+    """Why it was stopped or failed; '' otherwise."""
+    name: str
+    """Of the run."""
+    folder: Path
+    curve: tuple[tuple[int, float], ...]
+    """(epoch, validation error), in order."""
+    epochs: int
+    """As configured."""
+    error: float | None
+    """Of a finished trial's model, in percent; None for others."""
+    seconds: float
+    parameters: int | None
+    started: float
+    """Unix time, of the first start; likewise `ended`."""
+    ended: float | None
+    """None while it is not at its end."""
+    teacher_work: TeacherWork | None
+    repeat: str
+    """A command that trains the same again."""
+
+    @property
+    def label(self) -> str:
+        """What an evaluation calls it."""
+        return f"setting-{self.number}-s{self.seed}"
+
+    @property
+    def best_so_far(self) -> float | None:
+        """Lowest validation error, whatever became of the trial."""
+        return min((error for _, error in self.curve), default=None)
+
+
+@dataclass(frozen=True)
+class SettingResult:
+    """A setting over its seeds."""
+
+    number: int
+    setting: Setting
+    trials: tuple[Trial, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every seed was trained to its end: only such settings are ranked."""
+        return all(trial.error is not None for trial in self.trials)
+
+    @property
+    def errors(self) -> Mapping[int, float]:
+        """Seed to error, of finished trials."""
+        return {trial.seed: trial.error for trial in self.trials if trial.error is not None}
+
+    @property
+    def mean(self) -> float | None:
+        """Mean error over the seeds; None unless complete."""
+        return fmean(self.errors.values()) if self.complete else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Sample deviation over the seeds; None unless complete, or with one seed."""
+        return stdev(self.errors.values()) if self.complete and len(self.trials) > 1 else None
+
+    @property
+    def parameters(self) -> int | None:
+        """Of the student; None if no trial finished."""
+        return next((each.parameters for each in self.trials if each.parameters is not None), None)
+
+    @property
+    def status(self) -> str:
+        """What became of its trials, in words."""
+        counts = {
+            state: [trial for trial in self.trials if trial.state == state]
+            for state in ("finished", "stopped", "failed", "unfinished")
+        }
+        parts = []
+        for state, trials in counts.items():
+            if trials:
+                number = f"{len(trials)} " if len(self.trials) > 1 else ""
+                epochs = sorted({epoch for t in trials if (epoch := _last_epoch(t)) is not None})
+                after = f" after epoch {', '.join(map(str, epochs))}" if epochs else ""
+                parts.append(number + state + (after if state == "stopped" else ""))
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What the validation score is, for readers."""
+
+    title: str
+    from_hundred: bool
+    """The shown score is 100 minus the error: BLEU or chrF++."""
+
+    def shown(self, error: float) -> float:
+        """The score as it is shown."""
+        return 100.0 - error if self.from_hundred else error
+
+
+@dataclass(frozen=True)
+class SearchResults:
+    """All that a search's folder tells."""
+
+    name: str
+    config: Mapping[str, Any]
+    measure: Measure
+    settings: tuple[SettingResult, ...]
+    """Complete ones first, best first; then the others by what they reached."""
+    runs: Mapping[str, Run]
+    """Key of a trial to its run folder, read."""
+
+    @property
+    def axes(self) -> Mapping[str, Mapping[str, Any]]:
+        """Dotted key to the section of the axis."""
+        space: Mapping[str, Mapping[str, Any]] = self.config["space"]
+        return space
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Of all settings."""
+        return [trial for setting in self.settings for trial in setting.trials]
+
+    @property
+    def ranked(self) -> list[SettingResult]:
+        """Complete settings, best first; equal ones by number."""
+        return [setting for setting in self.settings if setting.complete]
+
+
+def measure_of(config: Mapping[str, Any]) -> Measure:
+    """What training selects by, of a resolved configuration."""
+    select_by, column = config["training"]["select_by"], config["data"]["column"]
+    if column == "translation":
+        return Measure({"bleu": "BLEU", "chrf++": "chrF++"}[select_by], True)
+    unit = {"phones": "phone", "transcript": "word"}.get(column, "token")
+    head = {"attention": "attention", "ctc": "CTC"}[select_by]
+    return Measure(f"{unit} error rate, %, {head}", False)
+
+
+def read_search(root: Path, name: str) -> SearchResults:
+    """Read a search's folder and those of its trials.
+
+    Raises:
+        ReportError: a file lacks, or cannot be read.
+    """
+    folder = RunFolder(root, name).path
+    config = read_json(folder / "config.json")
+    runs: dict[str, Run] = {}
+    trials = []
+    for path in sorted((folder / "trials").glob("*/trial.json")):
+        run = read_run(path.parent, path.parent.name, "student")
+        runs[path.parent.name] = run
+        trials.append(trial_of(run))
+    by_number: dict[int, list[Trial]] = {}
+    for trial in trials:
+        by_number.setdefault(trial.number, []).append(trial)
+    settings = [
+        SettingResult(number, group[0].setting, tuple(sorted(group, key=lambda each: each.seed)))
+        for number, group in by_number.items()
+    ]
+    base = read_json(folder / "base.json")
+    return SearchResults(name, config, measure_of(base), tuple(sorted(settings, key=_rank)), runs)
+
+
+def trial_of(run: Run) -> Trial:
+    """A trial as its folder tells: what is finished is so, whatever was noted of it."""
+    note = read_json(run.folder / "trial.json")
+    state: TrialState = "finished" if run.summary else note["state"]
+    exported = run.summary.get("average", {}).get("error_rate")
+    error = exported if exported is not None else run.summary.get("best_error_rate")
+    work = note.get("teacher_work")
+    return Trial(
+        key=run.folder.name,
+        number=note["number"],
+        setting=note["setting"],
+        seed=note["seed"],
+        state=state,
+        reason=note.get("reason", "") if state in ("stopped", "failed") else "",
+        name=run.name,
+        folder=run.folder,
+        curve=tuple((int(line["epoch"]), float(line["error_rate"])) for line in run.valid),
+        epochs=int(run.config["training"]["epochs"]),
+        error=None if error is None else float(error),
+        seconds=float(run.summary.get("seconds") or _seconds(run)),
+        parameters=run.summary.get("parameters"),
+        started=float(note["started"]),
+        ended=note.get("ended"),
+        teacher_work=None if work is None else TeacherWork(**work),
+        repeat=note["repeat"],
+    )
+
+
+def _seconds(run: Run) -> float:
+    keys = ("data_s", "rollout_s", "teacher_wait_s", "student_s")
+    return sum(float(line.get(key) or 0.0) for line in run.train for key in keys)
+
+
+def _rank(setting: SettingResult) -> tuple[bool, float, int]:
+    reached = [trial.best_so_far for trial in setting.trials]
+    known = [each for each in reached if each is not None]
+    value = setting.mean if setting.mean is not None else (fmean(known) if known else float("inf"))
+    return (not setting.complete, value, setting.number)
+
+
+def _last_epoch(trial: Trial) -> int | None:
+    return trial.curve[-1][0] if trial.curve else None
+
+
+def short_axes(keys: Sequence[str]) -> dict[str, str]:
+    """Dotted keys without what all can do without: `distillation.alpha` is `alpha`."""
+    names = {}
+    for key in keys:
+        parts = key.split(".")
+        ends = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        names[key] = next(
+            end
+            for end in ends
+            if end == key or not any(other != key and _ends_with(other, end) for other in keys)
+        )
+    return names
+
+
+def _ends_with(key: str, end: str) -> bool:
+    return key == end or key.endswith(f".{end}")
+
+
+def value_text(value: Any) -> str:
+    """A value of an axis in few words: `{type: best, ties: first}` is `best (ties first)`."""
+    if isinstance(value, Mapping):
+        rest = [f"{key} {value_text(inner)}" for key, inner in value.items() if key != "type"]
+        if "type" not in value:
+            return ", ".join(rest) or "{}"
+        return f"{value['type']} ({', '.join(rest)})" if rest else str(value["type"])
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, int | float):
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(value_text, value))}]"
+    return str(value)
+
+
+def setting_text(setting: Setting) -> str:
+    """A setting on one line."""
+    names = short_axes(list(setting))
+    return ", ".join(f"{names[key]} {value_text(value)}" for key, value in setting.items())
