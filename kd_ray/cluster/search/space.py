@@ -64,16 +64,16 @@ def read_base(config: SearchConfig, root: Path) -> Base:
         )
     if config.pool is None:
         return Base(config.base, content, checked, None)
-    if not isinstance(checked, DistillConfig) or checked.teachers.list is None:
-        raise ConfigError(
-            f"pool: the search is to bring up teachers, but {config.base} names none "
-            "(teachers.list); leave out pool, or name them"
-        )
-    source = checked.teachers.source
+    source = checked.teachers.source if isinstance(checked, DistillConfig) else None
     if isinstance(source, PoolSource) and source.name is not None:
         raise ConfigError(
             f"pool: {config.base} asks the pool {source.name!r}, which runs already; leave out "
             "pool, or set teachers.source to {type: local} in overrides"
+        )
+    if not isinstance(checked, DistillConfig) or checked.teachers.list is None:
+        raise ConfigError(
+            f"pool: the search is to bring up teachers, but {config.base} names none "
+            "(teachers.list); leave out pool, or name them"
         )
     return Base(config.base, content, checked, pool_name(config.name))
 

@@ -64,7 +64,7 @@ def run_trials(
             search_alg=feed,
             scheduler=scheduler_of(config, book, base.config.training.epochs),
             num_samples=proposals.left,
-            max_concurrent_trials=slots(config, needs, ray.cluster_resources()),
+            max_concurrent_trials=slots(config, needs, _resources()),
             trial_name_creator=_key,
             trial_dirname_creator=_key,
         ),
@@ -76,6 +76,11 @@ def run_trials(
         ),
     )
     tuner.fit()
+
+
+def _resources() -> dict[str, float]:
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return found
 
 
 def _key(trial: Any) -> str:
