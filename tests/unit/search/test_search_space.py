@@ -105,14 +105,14 @@ def test_every_problem_of_a_space_comes_at_once_with_a_way_out(root):
     text = refused(
         root,
         space={
-            "distillation.alph": listed(0.1, 0.2),
+            "distillation.alphas": listed(0.1, 0.2),
             "teachers.strategy": listed({"type": "average"}, {"type": "best", "scale": 2}),
             "training.optimizer.lr": {"type": "uniform", "low": -1, "high": 1},
         },
         algorithm={"type": "random", "samples": 2},
     )
-    assert "space.distillation.alph, values 0.1, 0.2:" in text
-    assert "distillation.alph: no such key; did you mean 'alpha'?" in text
+    assert "space.distillation.alphas, values 0.1, 0.2:" in text
+    assert "distillation.alphas: no such key; did you mean 'alpha'?" in text
     assert 'space.teachers.strategy, value {"type": "best", "scale": 2}:' in text
     assert "teachers.strategy.scale: no such key" in text
     assert "space.training.optimizer.lr, value -1.0:" in text
