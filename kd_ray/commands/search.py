@@ -59,7 +59,7 @@ def search(config: SearchConfig, root: Path) -> dict[str, Any]:
     if proposals.left:
         logger.info("%s: %d trials to go", config.name, proposals.left)
         needs = needs_of(config, base)
-        grouped = base.config.workers.count > 1
+        grouped = base.config.workers.grouped
         with (
             _ended_by_sigterm(),
             ensure_ray(cpus=private_cpus(config, needs, os.cpu_count() or 1), dashboard=grouped),

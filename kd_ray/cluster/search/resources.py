@@ -53,7 +53,7 @@ def needs_of(config: SearchConfig, base: Base) -> Needs:
         source = base.config.teachers.source
         if isinstance(source, PoolSource) and source.name is None:
             hosts = _hosts(source)
-    if workers.count == 1:
+    if not workers.grouped:
         return Needs(pool, own + hosts, own)
     looks_after = Amount(GROUP_CPUS)
     group = Amount(own.cpus * workers.count, own.gpus * workers.count)

@@ -98,7 +98,7 @@ def _train_trial(settings: Mapping[str, Any], root: Path, search: str) -> None:
     """What the process of a trial does. When Tune stops the trial, a report does not return."""
     config = check(json.loads(settings["config"]), "trial")
     assert isinstance(config, TrainConfig | DistillConfig)
-    group = config.workers.count > 1
+    group = config.workers.grouped
     try:
         run_training(
             config,
