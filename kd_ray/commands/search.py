@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from kd_ray.cluster.pool import service
+from kd_ray.cluster.pool.views import PoolError
 from kd_ray.cluster.runtime import ensure_ray
 from kd_ray.cluster.search.book import TrialBook
 from kd_ray.cluster.search.proposals import proposals_of
@@ -33,8 +34,8 @@ from kd_ray.report.search_verdict import Verdict, verdict_of
 
 logger = logging.getLogger(__name__)
 
-_IDLE_RELEASE_S = 600.0
-"""Hosts of a search that was killed end after so long; the next start has them back."""
+_BURIED_S = 60.0
+"""Longest time for the pool of a search that was killed to end."""
 
 
 class SearchFailed(RuntimeError):
@@ -87,17 +88,21 @@ def pool_config(config: SearchConfig, base: Base) -> PoolConfig:
         name=base.pool,
         teachers=PoolTeachers(list=teachers.list, recognizer=teachers.recognizer),
         hosts=config.pool,
-        idle_release_s=_IDLE_RELEASE_S,
     )
 
 
 @contextmanager
 def _pool(config: SearchConfig, base: Base, root: Path) -> Iterator[None]:
-    """The search's own pool, if it has one; found by name where a killed search left it."""
+    """The search's own pool, if it has one; it ends with this process, however that ends."""
     if base.pool is None:
         yield
         return
-    address = service.up(spec_of(pool_config(config, base), root))
+    if not service.await_end(base.pool, _BURIED_S):
+        raise PoolError(
+            f"the pool {base.pool!r} runs: this search seems to be running already. Wait for it or "
+            "stop it; or give this one another name"
+        )
+    address = service.up(spec_of(pool_config(config, base), root), detached=False)
     logger.info("pool %s: %d teachers for all trials", base.pool, len(address.info.teachers))
     try:
         yield

@@ -50,10 +50,16 @@ class PoolDraining(RuntimeError):
 
 
 class PoolManager:
-    """Runs in an actor with several threads; `up` of the service makes it."""
+    """Runs in an actor with several threads; `up` of the service makes it.
 
-    def __init__(self, spec: PoolSpec) -> None:
+    Args:
+        spec: what the pool shall be, at first.
+        detached: hosts outlive this actor; else they end with it.
+    """
+
+    def __init__(self, spec: PoolSpec, *, detached: bool = True) -> None:
         self._spec = spec
+        self._detached = detached
         self._began_s = time.time()
         self._lock = threading.RLock()
         self._jobs = JobBook()
@@ -258,7 +264,7 @@ class PoolManager:
             self._spec.load,
             self._spec.recognizer,
             namespace=NAMESPACE,
-            detached=True,
+            detached=self._detached,
         )
 
     def _known_plan(self) -> PoolPlan:

@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from kd_ray.config.sources import PoolSource as PoolSettings
 logger = logging.getLogger(__name__)
 
 _ANSWER_S = 30.0
+_LOOK_S = 0.5
 
 
 def join_cluster() -> RayHandle:
@@ -45,11 +47,12 @@ def join_cluster() -> RayHandle:
     return ensure_ray()
 
 
-def up(spec: PoolSpec, *, replace: bool = False) -> PoolAddress:
+def up(spec: PoolSpec, *, replace: bool = False, detached: bool = True) -> PoolAddress:
     """Start a pool and wait until its teachers are loaded; one that is up as it should be is found.
 
     Args:
         spec: what it shall be.
+        detached: False: it ends with this process, however that ends.
         replace: where one of this name runs, start the new hosts beside its own and let those go
             once every job asks the new ones.
 
@@ -64,13 +67,13 @@ def up(spec: PoolSpec, *, replace: bool = False) -> PoolAddress:
         manager = _ManagerActor.options(
             name=manager_name(config.name),
             namespace=NAMESPACE,
-            lifetime="detached",
+            lifetime="detached" if detached else None,
             max_restarts=-1,
             max_task_retries=2,
             max_concurrency=16,
             num_cpus=0,
             scheduling_strategy="DEFAULT",
-        ).remote(spec)
+        ).remote(spec, detached=detached)
         logger.info("pool %s: starting %d hosts", config.name, config.hosts.hosts)
     elif replace:
         _ask(manager.change.remote(spec, fresh_hosts=True), None)
@@ -196,6 +199,16 @@ def down(name: str, *, force: bool = False) -> None:
     for actor in ray.util.list_named_actors(all_namespaces=True):
         if actor["namespace"] == NAMESPACE and actor["name"].startswith(hosts_prefix(name)):
             ray.kill(ray.get_actor(actor["name"], namespace=NAMESPACE), no_restart=True)
+
+
+def await_end(name: str, timeout_s: float) -> bool:
+    """Wait until there is no pool of this name: one that ended with its process needs a moment."""
+    limit_s = time.monotonic() + timeout_s
+    while _find(name) is not None:
+        if time.monotonic() >= limit_s:
+            return False
+        time.sleep(_LOOK_S)
+    return True
 
 
 def names() -> list[str]:
