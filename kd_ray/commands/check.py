@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -398,9 +398,12 @@ def _check_search(config: SearchConfig, root: Path, found: Findings) -> None:
     count = algorithm.samples if isinstance(algorithm, OptunaSearch) else len(settings or ())
     found.notes.append(
         f"{count} settings, {len(config.seeds)} seeds: {count * len(config.seeds)} trials; each "
-        f"takes {needs.trial.cpus:g} CPUs and {needs.trial.gpus:g} GPUs, a pool for all of them "
-        f"{needs.pool.cpus:g} and {needs.pool.gpus:g}"
+        f"takes {_amounts(needs.trial)}, a pool for all of them {_amounts(needs.pool) or 'nothing'}"
     )
+
+
+def _amounts(amounts: Mapping[str, float]) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in amounts.items())
 
 
 _CHECKS: dict[type[Section], Callable[[Any, Path, Findings], None]] = {

@@ -18,50 +18,53 @@ GROUP_CPUS = 0.1
 
 
 @dataclass(frozen=True)
-class Amount:
-    """CPUs and GPUs."""
-
-    cpus: float = 0.0
-    gpus: float = 0.0
-
-    def __add__(self, other: "Amount") -> "Amount":
-        return Amount(self.cpus + other.cpus, self.gpus + other.gpus)
-
-
-@dataclass(frozen=True)
 class Needs:
-    """What a search takes of a cluster."""
+    """What a search takes of a cluster: amounts of `CPU`, `GPU` and custom resources, by name."""
 
-    pool: Amount
+    pool: Mapping[str, float]
     """Hosts that all trials share."""
-    trial: Amount
+    trial: Mapping[str, float]
     """Of each trial, with the workers and hosts that it starts."""
-    reserved: Amount
+    reserved: Mapping[str, float]
     """Of these, what Tune reserves for the trial's process."""
 
 
 def needs_of(config: SearchConfig, base: Base) -> Needs:
     """What a search takes."""
     workers = base.config.workers
-    own = Amount(
-        config.cpus_per_trial or workers.cpus,
-        workers.gpus if config.gpus_per_trial is None else config.gpus_per_trial,
-    )
-    pool = Amount() if config.pool is None else _hosts(config.pool)
-    hosts = Amount()
+    own = {
+        "CPU": config.cpus_per_trial or workers.cpus,
+        "GPU": workers.gpus if config.gpus_per_trial is None else config.gpus_per_trial,
+    }
+    pool = {} if config.pool is None else _hosts(config.pool)
+    hosts: Mapping[str, float] = {}
     if config.pool is None and isinstance(base.config, DistillConfig):
         source = base.config.teachers.source
         if isinstance(source, PoolSource) and source.name is None:
             hosts = _hosts(source)
     if not workers.grouped:
-        return Needs(pool, own + hosts, own)
-    looks_after = Amount(GROUP_CPUS)
-    group = Amount(own.cpus * workers.count, own.gpus * workers.count)
-    return Needs(pool, looks_after + group + hosts, looks_after)
+        return Needs(_some(pool), _sum(own, hosts), _some(own))
+    looks_after = {"CPU": GROUP_CPUS}
+    group = _times(workers.count, own | workers.resources_per_worker)
+    return Needs(_some(pool), _sum(looks_after, group, hosts), looks_after)
 
 
-def _hosts(settings: HostSettings) -> Amount:
-    return Amount(settings.hosts * settings.cpus_per_host, settings.hosts * settings.gpus_per_host)
+def _hosts(settings: HostSettings) -> dict[str, float]:
+    each = {"CPU": settings.cpus_per_host, "GPU": settings.gpus_per_host}
+    return _times(settings.hosts, each | settings.resources_per_host)
+
+
+def _times(count: int, each: Mapping[str, float]) -> dict[str, float]:
+    return {name: count * amount for name, amount in each.items()}
+
+
+def _sum(*amounts: Mapping[str, float]) -> dict[str, float]:
+    names = dict.fromkeys(name for each in amounts for name in each)
+    return _some({name: sum(each.get(name, 0.0) for each in amounts) for name in names})
+
+
+def _some(amounts: Mapping[str, float]) -> dict[str, float]:
+    return {name: amount for name, amount in amounts.items() if amount}
 
 
 def slots(config: SearchConfig, needs: Needs, cluster: Mapping[str, float]) -> int:
@@ -69,16 +72,13 @@ def slots(config: SearchConfig, needs: Needs, cluster: Mapping[str, float]) -> i
     if config.concurrent is not None:
         return config.concurrent
     fits = [
-        (cluster.get(name, 0.0) - taken) / each
-        for name, taken, each in (
-            ("CPU", needs.pool.cpus, needs.trial.cpus),
-            ("GPU", needs.pool.gpus, needs.trial.gpus),
-        )
-        if each
+        (cluster.get(name, 0.0) - needs.pool.get(name, 0.0)) / each
+        for name, each in needs.trial.items()
     ]
     return max(1, int(min(fits) + 1e-9))
 
 
 def private_cpus(config: SearchConfig, needs: Needs, machine: int) -> int:
     """Logical CPUs of a private Ray: those of the machine, and enough for what was asked for."""
-    return max(machine, math.ceil(needs.pool.cpus + (config.concurrent or 1) * needs.trial.cpus))
+    trials = (config.concurrent or 1) * needs.trial["CPU"]
+    return max(machine, math.ceil(needs.pool.get("CPU", 0.0) + trials))

@@ -54,12 +54,9 @@ def run_trials(
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
     needs = needs_of(config, base)
-    amount = {"CPU": needs.reserved.cpus} | (
-        {"GPU": needs.reserved.gpus} if needs.reserved.gpus else {}
-    )
     feed = _Feed(config, base, book, proposals)
     tuner = tune.Tuner(
-        tune.with_resources(_trainable(book.root, book.search), amount),
+        tune.with_resources(_trainable(book.root, book.search), dict(needs.reserved)),
         tune_config=tune.TuneConfig(
             search_alg=feed,
             scheduler=scheduler_of(config, book, base.config.training.epochs),

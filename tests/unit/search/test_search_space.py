@@ -240,5 +240,17 @@ def test_a_group_s_trial_reserves_little_for_itself(root):
     write_base(root, "group.yaml", workers={"count": 3, "gpus": 1})
     config = search_config(base="group.yaml")
     needs = needs_of(config, read_base(config, root))
-    assert (needs.reserved.cpus, needs.reserved.gpus) == (0.1, 0)
-    assert (needs.trial.cpus, needs.trial.gpus) == (3.1, 3)
+    assert needs.reserved == {"CPU": 0.1}
+    assert needs.trial == {"CPU": 3.1, "GPU": 3}
+
+
+def test_custom_resources_limit_the_trials_at_a_time_too(root):
+    source = {"type": "pool", "hosts": 2, "resources_per_host": {"teachers": 0.5}}
+    workers = {"resources_per_worker": {"students": 1}}
+    teachers = {"list": "teachers.txt", "source": source}
+    write_base(root, "placed.yaml", teachers=teachers, workers=workers)
+    config = search_config(base="placed.yaml")
+    needs = needs_of(config, read_base(config, root))
+    assert needs.trial == {"CPU": 3.1, "students": 1, "teachers": 1}
+    cluster = {"CPU": 90, "students": 5, "teachers": 3}
+    assert slots(config, needs, cluster) == 3
