@@ -92,6 +92,30 @@ def test_a_host_that_hangs_is_ended_and_started_again(two_copies):
 
 
 @pytest.mark.slow
+def test_a_request_at_a_hung_host_is_asked_again_where_another_comes_back():
+    with start(FOUR, hosts=2, replicas=2, max_deaths=0) as pool:
+        source, events = attach(pool, recover_s=90, deadline_s=60, retry_after_s=2)
+        one, two = request(1), request(2)
+        first, second = (host.pid for host in pool.address.hosts)
+        with stopped(first):
+            # One for each host.
+            for each, waiting in [(each, source.ask(each)) for each in (one, two)]:
+                assert_same_signal(waiting.result(30), local_signal(FOUR, each, range(4)))
+            assert "teacher_host_left_out" in events.kinds
+            os.kill(second, signals.SIGSTOP)
+            pending, asked_s = source.ask(two), time.monotonic()
+            time.sleep(1.0)
+            assert not pending.done
+        try:
+            assert_same_signal(pending.result(60), local_signal(FOUR, two, range(4)))
+            # Not the deadline of the host that has hung since.
+            assert time.monotonic() - asked_s < 30
+        finally:
+            os.kill(second, signals.SIGCONT)
+        source.close()
+
+
+@pytest.mark.slow
 def test_a_request_waits_for_the_only_host_with_its_teachers():
     events = Events()
     with start(FOUR, hosts=1, max_deaths=1, on_event=events) as pool:

@@ -25,6 +25,8 @@ from kd_ray.teachers.host import NotHere
 from kd_ray.teachers.policies import LeaveOut, Proceed, judge_host
 
 NO_AUDIO = Audio(np.zeros(0, dtype=np.int16), np.zeros(0, dtype=np.int64))
+_LOOK_S = 0.5
+"""How often what is asked is judged by the hosts that there are by then."""
 _MERGE_S = 15.0
 """Longest wait for hosts to merge what they have, or for its bytes to arrive."""
 
@@ -176,9 +178,10 @@ class Exchange(Generic[Answer]):
         """Wait for a host to answer, fail or be late."""
         now = time.monotonic()
         first_due_s = min(asked.since_s + self._patience_s(asked) for asked in self._open.values())
+        # Another host may come back meanwhile; who waits for a sole copy then waits for less.
         done, _ = await asyncio.wait(
             self._open,
-            timeout=max(0.0, first_due_s - now),
+            timeout=min(_LOOK_S, max(0.0, first_due_s - now)),
             return_when=asyncio.FIRST_COMPLETED,
         )
         for task in done:
