@@ -158,7 +158,7 @@ def _trainer(job: TrainingJob, run: RunFolder, callbacks: Sequence[UserCallback]
             name=f"{job.config.name.replace('/', '-')}-{time.time_ns()}",
             storage_path=str(run.path / "logs" / "ray_train"),
             failure_config=FailureConfig(max_failures=workers.max_restarts),
-            callbacks=list(callbacks),
+            callbacks=[*callbacks],
         ),
     )
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 import yaml
 
 from kd_ray.cluster.pool import service
@@ -107,8 +108,11 @@ def _pool(config: SearchConfig, base: Base, root: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Trials that were stopped may not have had the time to take their leave.
-        service.down(base.pool, force=True)
+        try:
+            # Trials that were stopped may not have had the time to take their leave.
+            service.down(base.pool, force=True)
+        except (PoolError, ray.exceptions.RayError) as error:
+            logger.warning("pool %s: %s; it ends with this process", base.pool, error)
 
 
 @contextmanager

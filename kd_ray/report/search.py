@@ -14,6 +14,8 @@ from kd_ray.evaluation.run_folder import RunFolder
 from kd_ray.report.runs import Run, read_run
 from kd_ray.report.systems import read_json
 
+WORK = "teacher_work.json"
+"""In a trial's folder; a file of its own, as the trial's process writes the note beside it."""
 Setting = Mapping[str, Any]
 """Dotted key of the base to value, in the order of the space."""
 
@@ -24,10 +26,17 @@ TrialState = Literal["finished", "stopped", "failed", "unfinished"]
 class TeacherWork:
     """What a trial cost a pool. Rows are utterances times teachers."""
 
-    rows: int
-    known_rows: int
+    rows: int = 0
+    known_rows: int = 0
     """Of those, answered from the cache."""
-    teacher_s: float
+    teacher_s: float = 0.0
+
+    def __add__(self, other: "TeacherWork") -> "TeacherWork":
+        return TeacherWork(
+            self.rows + other.rows,
+            self.known_rows + other.known_rows,
+            self.teacher_s + other.teacher_s,
+        )
 
     @property
     def computed_share(self) -> float:
@@ -84,11 +93,13 @@ class SettingResult:
     number: int
     setting: Setting
     trials: tuple[Trial, ...]
+    seeds: tuple[int, ...]
+    """That the search asks for."""
 
     @property
     def complete(self) -> bool:
         """Whether every seed was trained to its end: only such settings are ranked."""
-        return all(trial.error is not None for trial in self.trials)
+        return set(self.seeds) <= set(self.errors)
 
     @property
     def errors(self) -> Mapping[int, float]:
@@ -196,8 +207,9 @@ def read_search(root: Path, name: str) -> SearchResults:
     by_number: dict[int, list[Trial]] = {}
     for trial in trials:
         by_number.setdefault(trial.number, []).append(trial)
+    seeds = tuple(config["seeds"])
     settings = [
-        SettingResult(number, group[0].setting, tuple(sorted(group, key=lambda each: each.seed)))
+        SettingResult(number, group[0].setting, tuple(sorted(group, key=_seed_of)), seeds)
         for number, group in by_number.items()
     ]
     base = read_json(folder / "base.json")
@@ -210,7 +222,6 @@ def trial_of(run: Run) -> Trial:
     state: TrialState = "finished" if run.summary else note["state"]
     exported = run.summary.get("average", {}).get("error_rate")
     error = exported if exported is not None else run.summary.get("best_error_rate")
-    work = note.get("teacher_work")
     return Trial(
         key=run.folder.name,
         number=note["number"],
@@ -227,9 +238,22 @@ def trial_of(run: Run) -> Trial:
         parameters=run.summary.get("parameters"),
         started=float(note["started"]),
         ended=note.get("ended"),
-        teacher_work=None if work is None else TeacherWork(**work),
+        teacher_work=work_of(run.folder),
         repeat=note["repeat"],
     )
+
+
+def work_of(folder: Path) -> TeacherWork | None:
+    """What a trial cost pools, those of earlier starts of the search too; None: not known."""
+    path = folder / WORK
+    if not path.exists():
+        return None
+    noted = read_json(path)
+    return TeacherWork(**noted["before"]) + TeacherWork(**noted["now"])
+
+
+def _seed_of(trial: Trial) -> int:
+    return trial.seed
 
 
 def _seconds(run: Run) -> float:

@@ -262,4 +262,4 @@ def validate(student: Student, progress: Progress, update: Update) -> dict[str, 
         student.reporter.event(
             "out_of_patience", epoch=update.epoch + 1, best_epoch=progress.best_epoch
         )
-    return figures
+    return {**figures, "out_of_patience": progress.out_of_patience}

@@ -66,7 +66,7 @@ def conclude(
     fused: strategies.FusedTargets | None = None
     if isinstance(request, Score) and scored:
         partial = local = strategies.local(scored, request.fusion, num_teachers)
-        if call.finish and len(scored) == len(numbers):
+        if call.finish and len(scored) == num_teachers:
             partial, fused = None, strategies.finish(local)
     elif written:
         partial = best_of(written)

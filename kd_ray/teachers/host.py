@@ -4,6 +4,7 @@ Plain Python and torch; `kd_ray.cluster.pool` makes an actor of it, `local_sourc
 Shapes: B utterances, U target positions, V vocabulary.
 """
 
+import asyncio
 import dataclasses
 import logging
 from collections import defaultdict
@@ -130,6 +131,9 @@ class TeacherHost:
         self._busy_s: defaultdict[int, float] = defaultdict(float)
         self._requests = 0
         self._pieces = 0
+        # Who comes and who goes, one after the other: a teacher may leave while it is loaded.
+        self._moving = asyncio.Lock()
+        self._folders: dict[int, Path] = {}
 
     @property
     def infos(self) -> tuple[TeacherInfo, ...]:
@@ -240,28 +244,37 @@ class TeacherHost:
         """Teachers come to live here, all or none; requests go on meanwhile.
 
         Raises:
+            ValueError: a number is that of another teacher already.
             Exception: what is wrong with a folder, or what its teacher raised when loaded.
         """
-        added: list[int] = []
-        try:
-            for index, folder in folders.items():
-                if index not in self._here:
+        async with self._moving:
+            for index in self._here.intersection(folders):
+                mine = self._folders.get(index, folders[index])
+                if mine != folders[index]:
+                    raise ValueError(f"teacher {index} is {mine} here, not {folders[index]}")
+            new = {index: folder for index, folder in folders.items() if index not in self._here}
+            added: list[int] = []
+            try:
+                for index, folder in new.items():
                     await self._threads.helper.call(self._residents.add, index, folder)
                     added.append(index)
-        except BaseException:
-            for index in added:
-                self._residents.remove(index)
-            raise
-        self._infos.update({index: self._residents.infos[index] for index in added})
-        self._here.update(added)
+            except BaseException:
+                for index in added:
+                    self._residents.remove(index)
+                raise
+            self._infos.update({index: self._residents.infos[index] for index in added})
+            self._here.update(added)
+            self._folders.update(new)
 
-    def remove(self, indices: Iterable[int]) -> None:
+    async def remove(self, indices: Iterable[int]) -> None:
         """Teachers leave; passes that run end in peace. Nothing happens to unknown ones."""
-        for index in self._here.intersection(indices):
-            self._here.discard(index)
-            self._quarantined.pop(index, None)
-            self._residents.remove(index)
-            self._memory.forget_teacher(self._infos[index].answers_digest)
+        async with self._moving:
+            for index in self._here.intersection(indices):
+                self._here.discard(index)
+                self._folders.pop(index, None)
+                self._quarantined.pop(index, None)
+                self._residents.remove(index)
+                self._memory.forget_teacher(self._infos[index].answers_digest)
 
     def count_bytes_out(self, job: str, count: int) -> None:
         """What was sent for a job, as the process around this host knows it."""

@@ -65,9 +65,12 @@ class InputMaker:
         for index in asked:
             digest = here[index].front_end_digest
             if digest not in inputs:
-                if digest not in self._readers:
-                    self._readers[digest] = self._reader(index)
-                read = self._readers[digest]
+                try:
+                    read = self._readers.get(digest) or self._reader(index)
+                except KeyError:
+                    # It left while another front end was at work.
+                    continue
+                self._readers[digest] = read
                 inputs[digest] = await self._threads.helper.call(read, waveforms, part.texts)
         return inputs
 

@@ -95,7 +95,8 @@ class Transcriber:
 
 
 def _digest(samples: NDArray[np.int16]) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(samples), digest_size=16).digest()
+    heard = np.ascontiguousarray(samples).view(np.uint8).data
+    return hashlib.blake2b(heard, digest_size=16).digest()
 
 
 def transcriber_spec(teachers: Teachers, root: Path) -> TranscriberSpec | None:

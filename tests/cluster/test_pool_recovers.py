@@ -92,6 +92,22 @@ def test_a_host_that_hangs_is_ended_and_started_again(two_copies):
 
 
 @pytest.mark.slow
+def test_a_host_that_comes_back_is_asked_again_while_another_still_computes():
+    with start([FOUR[0], Path("fakes/2-slow-25")], hosts=2, max_deaths=4) as pool:
+        source, events = attach(pool, recover_s=60, deadline_s=60, quorum=1.0)
+        one = request(1)
+        quick = next(host for host in pool.address.hosts if host.teachers == (0,))
+        with stopped(quick.pid):
+            pending = source.ask(one)
+            time.sleep(0.5)
+            os.kill(quick.pid, signals.SIGKILL)
+        signal = pending.result(90)
+        assert_same_signal(signal, local_signal(FOUR[:2], one, range(2)))
+        assert "teacher_host_back" in events.kinds
+        source.close()
+
+
+@pytest.mark.slow
 def test_a_request_at_a_hung_host_is_asked_again_where_another_comes_back():
     with start(FOUR, hosts=2, replicas=2, max_deaths=0) as pool:
         source, events = attach(pool, recover_s=90, deadline_s=60, retry_after_s=2)

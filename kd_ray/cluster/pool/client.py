@@ -186,7 +186,8 @@ class PoolPending(Generic[Answer]):
         except TimeoutError:
             if self._future.done():
                 self._finish()
-                raise
+                # Its own error, or it came at this very moment.
+                return self._future.result()
             waiting = ", ".join(self._exchange.waiting_for) or "the pool"
             deadline_s = self._source.settings.deadline_s
             raise TimeoutError(

@@ -126,24 +126,32 @@ class Exchange(Generic[Answer]):
         """Ask until every teacher has answered, or those that have are all that can be had."""
         audio: Any = None
         give_up_s: float | None = None
+        returns = self._roster.returns
         while True:
             found = self._roster.route(self._missing(), self._tried)
             for name, teachers in found.hosts.items():
                 audio = ray.put(self._request.audio) if audio is None else audio
                 self._ask(self._roster.named(name), teachers, audio)
             hopeful = self._reachable()
-            if not self._enough(hopeful):
+            if self._enough(hopeful):
+                give_up_s = None
+                if not self._open and not found.hosts:
+                    return
+            else:
                 # Too few, whatever the others say, unless a lost host comes back in time.
                 give_up_s = give_up_s or time.monotonic() + self._address.settings.recover_s
                 left_s = give_up_s - time.monotonic()
+                if returns != self._roster.returns and left_s > 0:
+                    # One is back: it may be asked once more, whoever was asked before.
+                    returns = self._roster.returns
+                    self._tried.clear()
+                    continue
                 if left_s <= 0 or not self._roster.may_return(self._missing()):
                     self._ledger.require(self._numbers(hopeful), only=self._alone)
                 if not self._open:
                     await self._roster.await_change(left_s)
                     self._tried.clear()
                     continue
-            elif not self._open and not found.hosts:
-                return
             if self._open:
                 await self._await_some()
 

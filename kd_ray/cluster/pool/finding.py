@@ -1,7 +1,8 @@
 """How a manager finds what one before it left: hosts by their names, and what they keep.
 
 Ray starts a manager that died again with the arguments of its first start. What changed since lies
-on the hosts, so that no disk or database is needed that all nodes see.
+on the hosts, and in Ray's own table of keys for times when there are none: no disk or database is
+needed that all nodes see.
 """
 
 import contextlib
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import ray
+from ray import cloudpickle
+from ray.experimental import internal_kv
 
 from kd_ray.cluster.pool.address import NAMESPACE, HostHandle, hosts_prefix
 from kd_ray.cluster.pool.hosts import HostStarter, kill_hosts
@@ -23,6 +26,8 @@ _BURIED_S = 30.0
 """Longest time until Ray has buried a host, and another may have its name."""
 _LOOK_S = 0.25
 _ANSWER_S = 3.0
+_TABLE = b"kd_ray"
+"""Namespace of our keys."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +38,39 @@ class Kept:
     plan: PoolPlan
 
 
-def kept_by_hosts(pool: str) -> Kept | None:
-    """The newest that running hosts of a pool keep for their manager; None: there are none."""
+def keep(pool: str, kept: Kept) -> None:
+    """Put into Ray's table what a manager of this pool must know that is started again."""
+    packed = cloudpickle.dumps(kept)  # type: ignore[no-untyped-call]
+    internal_kv._internal_kv_put(_key(pool), packed, namespace=_TABLE)
+
+
+def forget(pool: str) -> None:
+    """A pool has ended."""
+    internal_kv._internal_kv_del(_key(pool), namespace=_TABLE)
+
+
+def newest_kept(pool: str) -> Kept | None:
+    """The newest that running hosts of a pool or Ray's table know; None: it is a new pool."""
+    known = _kept_by_hosts(pool)
+    found = internal_kv._internal_kv_get(_key(pool), namespace=_TABLE)
+    if found is not None:
+        known.append(cloudpickle.loads(found))
+    return max(known, key=lambda kept: kept.plan.version, default=None)
+
+
+def _key(pool: str) -> bytes:
+    return f"pool/{pool}".encode()
+
+
+def _kept_by_hosts(pool: str) -> list[Kept]:
+    """What running hosts of a pool keep for their manager."""
     prefix = hosts_prefix(pool)
     names = [
         actor["name"]
         for actor in ray.util.list_named_actors(all_namespaces=True)
         if actor["namespace"] == NAMESPACE and actor["name"].startswith(prefix)
     ]
-    known: list[Kept | None] = []
+    known: list[Kept] = []
     for name in names:
         try:
             handle: HostHandle = ray.get_actor(name, namespace=NAMESPACE)
@@ -49,8 +78,9 @@ def kept_by_hosts(pool: str) -> Kept | None:
         except (ValueError, ray.exceptions.RayError) as error:
             logger.warning("host %s does not tell what it knows: %s", name, one_line(error))
         else:
-            known.append(kept)
-    return max(filter(None, known), key=lambda kept: kept.plan.version, default=None)
+            if kept is not None:
+                known.append(kept)
+    return known
 
 
 def running_hosts(

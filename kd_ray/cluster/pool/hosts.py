@@ -139,7 +139,7 @@ class HostProcess:
 
     async def remove(self, indices: Sequence[int]) -> HostArrival:
         """Teachers leave."""
-        self._host.remove(indices)
+        await self._host.remove(indices)
         return await self.arrive()
 
     async def keep(self, kept: Any) -> None:

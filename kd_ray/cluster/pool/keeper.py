@@ -54,10 +54,10 @@ class _Kept:
     name: str
     handle: HostHandle | None
     arrival: HostArrival | None
-    heard_s: float
-    """Last sign of life."""
     question: Any = None
     """A sign of life that was asked for; of a host that starts: its arrival."""
+    asked_s: float = 0.0
+    """When it was asked for."""
     started_s: float = 0.0
     not_before_s: float = 0.0
     deaths: list[Death] = field(default_factory=list)
@@ -98,9 +98,8 @@ class PoolKeeper:
         self._known: dict[int, TeacherInfo] = {}
         for arrival in arrivals.values():
             self._note(arrival)
-        now = time.monotonic()
         self._hosts = {
-            name: _Kept(name, handle, arrivals[name], now) for name, handle in handles.items()
+            name: _Kept(name, handle, arrivals[name]) for name, handle in handles.items()
         }
         # So that a host that is let go is not started again at that very moment.
         self._looking = threading.Lock()
@@ -143,7 +142,7 @@ class PoolKeeper:
         """Look after one host more."""
         self._note(arrival)
         # A new dictionary: another thread goes through the old one.
-        self._hosts = {**self._hosts, name: _Kept(name, handle, arrival, time.monotonic())}
+        self._hosts = {**self._hosts, name: _Kept(name, handle, arrival)}
 
     def let_go(self, name: str) -> HostHandle | None:
         """Look after a host no more; its handle, if it lives."""
@@ -151,6 +150,11 @@ class PoolKeeper:
             host = self._hosts.get(name)
             self._hosts = {other: kept for other, kept in self._hosts.items() if other != name}
         return None if host is None else host.handle
+
+    @property
+    def given_up(self) -> list[str]:
+        """Hosts that are not started again."""
+        return [host.name for host in list(self._hosts.values()) if host.given_up is not None]
 
     @property
     def restarts(self) -> dict[str, Restart | None]:
@@ -190,7 +194,9 @@ class PoolKeeper:
                 return
             dead = f"did not start within {self._starter.start_timeout_s:g} s"
             host.deaths.append(Death(now))
-        record = HostRecord(host.name, now - host.heard_s, dead=dead, deaths=tuple(host.deaths))
+        # Silence counts from a question: this process may have been away itself.
+        silent_s = 0.0 if host.question is None else now - host.asked_s
+        record = HostRecord(host.name, silent_s, dead=dead, deaths=tuple(host.deaths))
         decision = judge_host_health(record, self._limits, now)
         if isinstance(decision, Respawn | GiveUpHost):
             if dead is None:
@@ -202,7 +208,7 @@ class PoolKeeper:
         """Ask for a sign of life, take one that came; why the host is dead, and of memory?"""
         assert host.handle is not None
         if host.question is None:
-            host.question = host.handle.alive.remote()
+            host.question, host.asked_s = host.handle.alive.remote(), now
         ready, _ = ray.wait([host.question], timeout=0)
         if not ready:
             return None, False
@@ -219,7 +225,6 @@ class PoolKeeper:
             host.arrival = arrival
             host.restart = Restart(time.time(), host.lost_because)
             self._note(arrival)
-        host.heard_s = now
         return None, False
 
     def _start(self, host: _Kept, now: float) -> None:
@@ -232,7 +237,7 @@ class PoolKeeper:
             host.not_before_s = now + _LOOK_S
             return
         host.arrival, host.question = None, host.handle.arrive.remote()
-        host.started_s = host.heard_s = now
+        host.started_s = now
         # Loading teachers keeps a host from answering: until it has arrived, silence is no sign.
 
     def _lost(self, host: _Kept, decision: Respawn | GiveUpHost, now: float) -> None:

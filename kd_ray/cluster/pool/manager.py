@@ -26,7 +26,7 @@ from kd_ray.cluster.pool.changes import (
     address_of,
     is_incomplete,
 )
-from kd_ray.cluster.pool.finding import Kept, kept_by_hosts, running_hosts, start_when_free
+from kd_ray.cluster.pool.finding import Kept, keep, newest_kept, running_hosts, start_when_free
 from kd_ray.cluster.pool.hosts import HostStarter, PoolStartError, kill_hosts
 from kd_ray.cluster.pool.jobs import Job, JobBook, Lease
 from kd_ray.cluster.pool.keeper import PoolKeeper
@@ -243,6 +243,7 @@ class PoolManager:
             # Those that were found answer jobs, whatever became of the others.
             kill_hosts(list(started.values()))
             self._failure = error
+            self._rest_until_s = time.monotonic() + _REST_S
             self._note("start_failed", reason=str(error))
         else:
             settings = self._spec.config.hosts
@@ -268,12 +269,12 @@ class PoolManager:
         )
 
     def _known_plan(self) -> PoolPlan:
-        """The plan that running hosts know of, as after the manager died; else that of a new pool.
+        """The plan of before this manager, if one died; else that of a new pool.
 
-        The one that hosts know may be of a specification later than this process was made with.
+        That plan may be of a specification later than this process was made with.
         """
         config = self._spec.config
-        newest = kept_by_hosts(config.name)
+        newest = newest_kept(config.name) if self._detached else None
         if newest is None:
             sizes = list(map(weight_bytes, self._spec.folders))
             return first_plan(hosts_prefix(config.name), self._spec.folders, config.hosts, sizes)
@@ -308,11 +309,14 @@ class PoolManager:
             raise
 
     def _leave_word(self) -> None:
-        """Hosts keep what a manager must know that is started again."""
+        """Hosts, and Ray, keep what a manager must know that is started again."""
         keeper, plan = self._keeper, self._plan
         if keeper is not None and plan is not None:
+            kept = Kept(self._spec, plan)
+            if self._detached:
+                keep(self._spec.config.name, kept)
             for handle in keeper.handles:
-                handle.keep.remote(Kept(self._spec, plan))
+                handle.keep.remote(kept)
 
     def _look_at_size(self) -> None:
         """Let the pool grow or shrink, and complete hosts that came back incomplete."""
@@ -333,7 +337,7 @@ class PoolManager:
             if self._scaler is None:
                 self._scaler = PoolScaler(self._spec.config, scaling)
             self._scaler.look(ask_statuses(keeper), len(self._jobs.names))
-            wish = self._scaler.judge(self._plan or plan)
+            wish = self._scaler.judge(self._plan or plan, keeper.given_up)
             if wish is not None:
                 try:
                     self._carry_out(keeper, wish.plan, self._spec)
@@ -362,26 +366,39 @@ class PoolManager:
             config = self._spec.config
             for job in self._jobs.silent(config.lease_s):
                 self._leave(job, "job_lost")
-            with self._lock:
-                now = time.monotonic()
-                if self._jobs.names:
-                    self._idle_since_s = now
-                idle_s = now - self._idle_since_s
-                release = (
-                    config.idle_release_s is not None
-                    and idle_s >= config.idle_release_s
-                    and self._keeper is not None
-                )
-            if release:
+            # Hosts that a change starts would not be let go with the others.
+            if self._changing.acquire(blocking=False):
+                try:
+                    self._release_if_idle(config.idle_release_s)
+                finally:
+                    self._changing.release()
+            self._try_again()
+
+    def _release_if_idle(self, idle_release_s: float | None) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if self._jobs.names:
+                self._idle_since_s = now
+            idle_s = now - self._idle_since_s
+            if idle_release_s is not None and idle_s >= idle_release_s:
                 self._release(f"no job for {idle_s:.0f} s")
 
+    def _try_again(self) -> None:
+        """Hosts that could not be started are tried again while jobs wait for them."""
+        with self._lock:
+            if self._failure is None or not self._jobs.names or self._draining:
+                return
+            if self._ready.is_set() and time.monotonic() >= self._rest_until_s:
+                self._bring_up()
+
     def _release(self, reason: str) -> None:
+        # Under the lock until they are gone: a job that comes now would find them dying.
         with self._lock:
             keeper, self._keeper = self._keeper, None
-        if keeper is None:
-            return
-        keeper.close()
-        kill_hosts(keeper.handles)
+            if keeper is None:
+                return
+            keeper.close()
+            kill_hosts(keeper.handles)
         self._note("hosts_released", reason=reason)
 
     def _leave(self, job: Job, kind: str) -> None:

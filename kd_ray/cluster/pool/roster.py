@@ -62,6 +62,8 @@ class Roster:
         self.address = address
         self.open_requests: Counter[str] = Counter()
         """Requests of this client that a host has not answered, by its name."""
+        self.returns = 0
+        """How often a host that was left out came back."""
         self._ledger = ledger
         self._handles: dict[str, HostHandle] = {}
         self._left_out: dict[str, str] = {}
@@ -189,6 +191,7 @@ class Roster:
             if fresh:
                 self._quarantined -= {each for each in self._quarantined if each[0] == name}
             how = f"started again (pid {new.pid})" if fresh else "it answers again"
+            self.returns += 1
             self._ledger.host_back(name, self.address.numbers(new.teachers), how, fresh=fresh)
             self._changed.set()
             return

@@ -7,7 +7,7 @@ find no room wait in Ray's queue of pending actors, which is what Ray's autoscal
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from kd_ray.cluster.pool.plan import PoolPlan, next_plan, weight_bytes
@@ -69,7 +69,7 @@ class PoolScaler:
         missed = 0
         for name, status in hosts.items():
             expired = status.batches.expired
-            missed += max(0, expired - self._expired.get(name, 0))
+            missed += max(0, expired - self._expired.get(name, expired))
             self._expired[name] = expired
         loads = tuple(
             HostLoad(name, queued_seconds(status), status.open_requests)
@@ -84,9 +84,15 @@ class PoolScaler:
             self._history.pop(0)
             self._busy.pop(0)
 
-    def judge(self, plan: PoolPlan) -> Wish | None:
-        """What the pool should be; None: what it is."""
-        if not self._history or {each.name for each in self._history[-1].hosts} != set(plan.hosts):
+    def judge(self, plan: PoolPlan, given_up: Collection[str] = ()) -> Wish | None:
+        """What the pool should be; None: what it is.
+
+        Args:
+            plan: what it is.
+            given_up: hosts of the plan that are not started again.
+        """
+        there = set(plan.hosts).difference(given_up)
+        if not self._history or {each.name for each in self._history[-1].hosts} != there:
             # A host is down, or has just come: what is missing would be taken for idle.
             return None
         decision = judge_scale(self._history, self._limits, last_change_s=self._changed_s)

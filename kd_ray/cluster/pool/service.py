@@ -1,5 +1,6 @@
 """Named pools, from outside: starting, attaching, looking, ending."""
 
+import contextlib
 import logging
 import os
 import threading
@@ -16,6 +17,7 @@ from kd_ray.cluster.pool.address import (
     manager_name,
     pool_of,
 )
+from kd_ray.cluster.pool.finding import forget
 from kd_ray.cluster.pool.hosts import PoolStartError
 from kd_ray.cluster.pool.jobs import Lease
 from kd_ray.cluster.pool.manager import PoolManager
@@ -63,6 +65,10 @@ def up(spec: PoolSpec, *, replace: bool = False, detached: bool = True) -> PoolA
     """
     config = spec.config
     manager = _find(config.name)
+    found = manager is not None
+    if not found and not _hosts_of(config.name):
+        # What a pool of this name left that ended with its cluster's end, or was killed.
+        forget(config.name)
     if manager is None:
         manager = _ManagerActor.options(
             name=manager_name(config.name),
@@ -88,7 +94,14 @@ def up(spec: PoolSpec, *, replace: bool = False, detached: bool = True) -> PoolA
         while address is None:
             address = _ask(manager.ready.remote(_ANSWER_S), 2 * _ANSWER_S)
     except (PoolStartError, *HOST_GONE) as error:
+        if found:
+            # Jobs may be attached to it.
+            raise PoolStartError(
+                f"pool {config.name}, which was started before: {error}. It tries again while jobs "
+                "are attached; end it with `kd-ray pool down`, and start it anew"
+            ) from error
         ray.kill(manager, no_restart=True)
+        forget(config.name)
         raise PoolStartError(f"pool {config.name}: {error}") from error
     return address
 
@@ -196,9 +209,26 @@ def down(name: str, *, force: bool = False) -> None:
             "further jobs (kd-ray pool drain), or end it all the same (--force)"
         )
     ray.kill(manager, no_restart=True)
-    for actor in ray.util.list_named_actors(all_namespaces=True):
-        if actor["namespace"] == NAMESPACE and actor["name"].startswith(hosts_prefix(name)):
-            ray.kill(ray.get_actor(actor["name"], namespace=NAMESPACE), no_restart=True)
+    await_end(name, _ANSWER_S)
+    forget(name)
+    limit_s = time.monotonic() + _ANSWER_S
+    while (hosts := _hosts_of(name)) and time.monotonic() < limit_s:
+        for host in hosts:
+            with contextlib.suppress(ValueError):
+                ray.kill(ray.get_actor(host, namespace=NAMESPACE), no_restart=True)
+        # One that the manager was starting may appear a moment later.
+        time.sleep(_LOOK_S)
+
+
+def _hosts_of(name: str) -> list[str]:
+    """Names of the hosts of a pool that are there."""
+    prefix = hosts_prefix(name)
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    return [
+        actor["name"]
+        for actor in actors
+        if actor["namespace"] == NAMESPACE and actor["name"].startswith(prefix)
+    ]
 
 
 def await_end(name: str, timeout_s: float) -> bool:

@@ -14,7 +14,7 @@ from kd_ray.config.load import ConfigError, dump
 from kd_ray.config.search import SearchConfig
 from kd_ray.evaluation.run_folder import RunFolder, RunFolderError, write_atomically, write_json
 from kd_ray.report.runs import read_run, repeat_command
-from kd_ray.report.search import Setting, TeacherWork, Trial, trial_of
+from kd_ray.report.search import WORK, Setting, TeacherWork, Trial, trial_of, work_of
 
 _MAY_CHANGE = frozenset(
     {
@@ -95,13 +95,13 @@ class TrialBook:
         """
         name = self.run_name(proposed.key)
         run = RunFolder(self.root, name)
-        before = self._read(f"trials/{proposed.key}/trial.json") or {}
+        noted = self._read(f"trials/{proposed.key}/trial.json") or {}
         note = {
             "number": proposed.number,
             "setting": dict(proposed.setting),
             "seed": proposed.seed,
             "state": "unfinished",
-            "started": before.get("started", time.time()),
+            "started": noted.get("started", time.time()),
             "repeat": "",
         }
         # The note comes last: whoever finds it finds a run folder around it.
@@ -117,6 +117,10 @@ class TrialBook:
             self._write(proposed.key, {**note, "state": "failed", "reason": str(error)})
             return None
         self._write(proposed.key, {**note, "repeat": _repeat(config, base)})
+        if base.pool is not None:
+            # The pool that a search brings up begins to count anew each time.
+            before = work_of(run.path) or TeacherWork()
+            write_json(run.path / WORK, {"before": asdict(before), "now": asdict(TeacherWork())})
         return dump(config)
 
     def stopped(self, key: str, epoch: int, reason: str) -> None:
@@ -139,8 +143,10 @@ class TrialBook:
         return self.trial(key)
 
     def cost(self, key: str, work: TeacherWork) -> None:
-        """What a pool did for a trial."""
-        self._change(key, teacher_work=asdict(work))
+        """What the pool did for a trial since the search was started."""
+        path = self.path / "trials" / key / WORK
+        before = json.loads(path.read_text())["before"] if path.exists() else asdict(TeacherWork())
+        write_json(path, {"before": before, "now": asdict(work)})
 
     def _change(self, key: str, **changes: Any) -> None:
         self._write(key, {**(self._read(f"trials/{key}/trial.json") or {}), **changes})

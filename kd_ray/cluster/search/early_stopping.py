@@ -51,6 +51,9 @@ class EarlyStopping(ASHAScheduler):
         """Whether a trial goes on after a validation; if not, its folder says so."""
         if "error_rate" not in result or result["epoch"] >= trial.config["epochs"]:
             return TrialScheduler.CONTINUE
+        if result.get("out_of_patience"):
+            # It is at its end already.
+            return TrialScheduler.CONTINUE
         stub = _stub(trial.config["key"])
         decision = super().on_trial_result(tune_controller, stub, result)
         if decision == TrialScheduler.STOP:

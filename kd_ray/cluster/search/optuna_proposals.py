@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -137,19 +138,19 @@ class OptunaProposals:
     def _frozen(self, trials: Sequence[Trial]) -> optuna.trial.FrozenTrial:
         """A setting's trials as one of Optuna's."""
         params = {key: self._parameter(key, trials[0].setting[key]) for key in self._axes}
-        common = {"params": params, "distributions": self._distributions}
+        frozen = partial(create_trial, params=params, distributions=self._distributions)
         errors = [trial.error for trial in trials]
         finished = [error for error in errors if error is not None]
         if len(finished) == len(trials) and all(map(math.isfinite, finished)):
-            return create_trial(value=fmean(finished), **common)
+            return frozen(value=fmean(finished))
         if any(trial.state == "failed" for trial in trials):
-            return create_trial(state=TrialState.FAIL, **common)
+            return frozen(state=TrialState.FAIL)
         # Where the shortest was stopped, all can be compared.
         shortest = min((trial.curve for trial in trials), key=len)
         steps = [epoch for epoch, _ in shortest]
         curves = [dict(trial.curve) for trial in trials]
         reached = {step: fmean([curve.get(step, 100.0) for curve in curves]) for step in steps}
-        return create_trial(state=TrialState.PRUNED, intermediate_values=reached, **common)
+        return frozen(state=TrialState.PRUNED, intermediate_values=reached)
 
     def _parameter(self, key: str, value: Any) -> Any:
         """A value as Optuna has it: those of a choice are text, since sections cannot be."""

@@ -109,7 +109,7 @@ def _train_trial(settings: Mapping[str, Any], root: Path, search: str) -> None:
 
 
 def _report(figures: Mapping[str, Any]) -> None:
-    tune.report({"epoch": figures["epoch"], "error_rate": figures["error_rate"]})
+    tune.report({key: figures[key] for key in ("epoch", "error_rate", "out_of_patience")})
 
 
 class _Feed(Searcher):
@@ -209,6 +209,9 @@ def _book_costs(book: TrialBook, pool: str, keys: Sequence[str]) -> None:
         hosts = service.status(pool).hosts
     except (PoolError, ray.exceptions.RayError) as error:
         logger.warning("the pool %s does not tell what trials cost: %s", pool, error)
+        return
+    if any(host.status is None for host in hosts):
+        # Sums without it would be too small; what was noted before is nearer.
         return
     for key in keys:
         name = book.run_name(key)

@@ -1,6 +1,7 @@
 """What a host that is started again makes of checkpoints that broke, and of less memory."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -75,3 +76,36 @@ def test_less_memory_makes_teachers_take_turns(folders):
     assert less.in_turns
     assert less.status.max_bytes == int(0.7 * needed)
     assert resident(folders, max_bytes=2 * needed, share=0.7).in_turns is False
+
+
+def test_a_teacher_that_leaves_while_it_is_loaded_is_not_there(folders):
+    residents = resident(folders[:1])
+    host = TeacherHost(residents)
+    gate = threading.Event()
+    add = residents.add
+
+    def add_slowly(index, folder):
+        assert gate.wait(10)
+        add(index, folder)
+
+    residents.add = add_slowly
+
+    async def change():
+        coming = asyncio.create_task(host.add({7: folders[1]}))
+        await asyncio.sleep(0.05)
+        going = asyncio.create_task(host.remove([7]))
+        await asyncio.sleep(0.05)
+        gate.set()
+        await asyncio.gather(coming, going)
+        after = [info.index for info in host.infos]
+        # The number is free for another.
+        await host.add({7: folders[2]})
+        with pytest.raises(ValueError, match="teacher 7 is .* here, not"):
+            await host.add({7: folders[1]})
+        names = [info.name for info in host.infos]
+        await host.close()
+        return after, names
+
+    after, names = asyncio.run(change())
+    assert after == [0]
+    assert names == [folders[0].name, folders[2].name]
