@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray.train
 import torch
@@ -158,7 +158,7 @@ def _trainer(job: TrainingJob, run: RunFolder, callbacks: Sequence[UserCallback]
             name=f"{job.config.name.replace('/', '-')}-{time.time_ns()}",
             storage_path=str(run.path / "logs" / "ray_train"),
             failure_config=FailureConfig(max_failures=workers.max_restarts),
-            callbacks=[*callbacks],
+            callbacks=cast(Any, list(callbacks)),
         ),
     )
 

@@ -168,8 +168,9 @@ def _repeat(config: TrainConfig | DistillConfig, base: Base) -> str:
     if base.pool is None:
         return command
     assert isinstance(base.config, DistillConfig)
-    source = base.config.teachers.source.model_dump_json()
-    return f"{command} teachers.source='{source}'"
+    source = base.config.teachers.source
+    said = {"type": source.type, **source.model_dump(mode="json", exclude_defaults=True)}
+    return f"{command} teachers.source='{json.dumps(said, separators=(',', ':'))}'"
 
 
 def _differences(before: Any, after: Any, key: str = "") -> list[str]:

@@ -100,7 +100,7 @@ def test_a_teacher_that_leaves_while_it_is_loaded_is_not_there(folders):
         after = [info.index for info in host.infos]
         # The number is free for another.
         await host.add({7: folders[2]})
-        with pytest.raises(ValueError, match="teacher 7 is .* here, not"):
+        with pytest.raises(ValueError, match=r"teacher 7 is .* here, not"):
             await host.add({7: folders[1]})
         names = [info.name for info in host.infos]
         await host.close()
