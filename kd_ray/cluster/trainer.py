@@ -129,7 +129,9 @@ def _fit(trainer: TorchTrainer) -> None:
         raise RuntimeError(f"the worker group failed: {error}") from error
 
 
-def _trainer(job: TrainingJob, run: RunFolder, callbacks: Sequence[UserCallback]) -> TorchTrainer:
+def _trainer(
+    job: TrainingJob, run: RunFolder, callbacks: Sequence[UserCallback] = ()
+) -> TorchTrainer:
     # One line a validation is ours to write; Ray Train repeats it as a dictionary.
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     # A report waits for the controller's next look; its default is two seconds.
