@@ -170,6 +170,7 @@ def _worker(rank, world, port, root, config, experts):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_workers_take_the_same_imitation_steps_as_one(tiny_root, experts):
     options = {**PLAIN, "distillation": {"beta": {"type": "linear"}, "staleness": 1}}
     source = source_of(tiny_root, experts)

@@ -145,6 +145,7 @@ def test_it_learns_from_an_expert_of_published_size(prepared, file):
     assert all(line["kd_att"] > 0 for line in lines)
 
 
+@pytest.mark.slow
 def test_text_students_of_published_size_imitate_their_teacher(tmp_path):
     root = tmp_path
     corpus_trees.parallel(root)

@@ -52,6 +52,8 @@ def run_trials(
     # Its own tables, log files and handling of Ctrl-C; scores are in the run folders.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    # A trial that fails at once reports nothing, which is no reason to end all others.
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
     needs = needs_of(config, base)
     feed = _Feed(config, base, book, proposals)

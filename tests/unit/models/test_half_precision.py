@@ -167,7 +167,18 @@ def compiled_teacher(monkeypatch, kind, graphs, **changes):
 ATTENTION = ["speech_transformer", "text"]
 
 
-@pytest.mark.parametrize("kind", [*ATTENTION, "berard_from_transformer", "recognizer_gru"])
+SLOWLY = pytest.mark.slow
+"""Compiling takes up to a minute."""
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pytest.param(kind, marks=SLOWLY) for kind in ATTENTION),
+        "berard_from_transformer",
+        "recognizer_gru",
+    ],
+)
 def test_compiled_teachers_say_what_others_say(monkeypatch, kind):
     """In padding up to a bucket, whoever is in the batch, masked or not."""
     graphs = Graphs()
@@ -188,6 +199,7 @@ def test_compiled_teachers_say_what_others_say(monkeypatch, kind):
     assert bool(graphs.shapes) == (kind != "recognizer_gru")
 
 
+@SLOWLY
 @pytest.mark.parametrize("kind", ATTENTION)
 def test_few_shapes_are_compiled(monkeypatch, kind):
     graphs = Graphs()
@@ -210,6 +222,7 @@ def test_few_shapes_are_compiled(monkeypatch, kind):
     assert len(graphs.shapes) == 2
 
 
+@SLOWLY
 @pytest.mark.parametrize("kind", ATTENTION)
 def test_without_a_compiler_teachers_go_on_and_say_so_once(monkeypatch, caplog, kind):
     graphs = Graphs(RuntimeError("no compiler found on this machine"))
@@ -236,6 +249,7 @@ def test_a_fault_of_the_teacher_is_no_fault_of_the_compiler(monkeypatch, caplog)
     assert not caplog.records
 
 
+@SLOWLY
 def test_half_precision_is_compiled_too(monkeypatch):
     compiled = compiled_teacher(monkeypatch, "text", Graphs(), precision="bfloat16")
     assert isinstance(compiled.system.model.decoder, TransformerDecoderStack)
