@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 _ANSWER_S = 30.0
 _LOOK_S = 0.5
+_mine: dict[str, Any] = {}
+"""Managers of pools that end with this process: Ray ends an actor that nobody refers to."""
 
 
 def join_cluster() -> RayHandle:
@@ -80,6 +82,8 @@ def up(spec: PoolSpec, *, replace: bool = False, detached: bool = True) -> PoolA
             num_cpus=0,
             scheduling_strategy="DEFAULT",
         ).remote(spec, detached=detached)
+        if not detached:
+            _mine[config.name] = manager
         logger.info("pool %s: starting %d hosts", config.name, config.hosts.hosts)
     elif replace:
         _ask(manager.change.remote(spec, fresh_hosts=True), None)
@@ -101,6 +105,7 @@ def up(spec: PoolSpec, *, replace: bool = False, detached: bool = True) -> PoolA
                 "are attached; end it with `kd-ray pool down`, and start it anew"
             ) from error
         ray.kill(manager, no_restart=True)
+        _mine.pop(config.name, None)
         forget(config.name)
         raise PoolStartError(f"pool {config.name}: {error}") from error
     return address
@@ -209,6 +214,7 @@ def down(name: str, *, force: bool = False) -> None:
             "further jobs (kd-ray pool drain), or end it all the same (--force)"
         )
     ray.kill(manager, no_restart=True)
+    _mine.pop(name, None)
     await_end(name, _ANSWER_S)
     forget(name)
     limit_s = time.monotonic() + _ANSWER_S
