@@ -12,6 +12,7 @@ from kd_ray import __version__
 from kd_ray.commands.registry import COMMANDS
 from kd_ray.config.base import Section
 from kd_ray.config.load import ConfigError, load, root_folder
+from kd_ray.config.places import address_of
 
 _LOOKS = ("check", "inspect", "selftest")
 """Commands that look into configurations of other commands."""
@@ -119,7 +120,13 @@ def _run(parsed: argparse.Namespace) -> int:
 
 def _load(path: Path, overrides: Sequence[str], root: Path) -> Section:
     """A configuration lies beside the code: relative to the working folder, else to the root."""
-    return load(path if path.exists() else root / path, overrides)
+    if not path.exists():
+        path = root / path
+        if address_of(path) is not None:
+            from kd_ray.storage import fetch
+
+            path = fetch(path)
+    return load(path, overrides)
 
 
 def _expect(config: Section, command: str, path: str, what: str | None) -> None:
@@ -140,7 +147,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kd-ray",
         description="Distributed knowledge distillation for speech, on Ray.",
-        epilog="Relative paths start at KD_RAY_ROOT, or at the folder of the command.",
+        epilog="Relative paths start at KD_RAY_ROOT (a folder, or an address such as "
+        "s3://bucket/project), or at the folder of the command.",
     )
     parser.add_argument("--version", action="version", version=f"kd-ray {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

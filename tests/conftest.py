@@ -2,11 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before torch is imported: two cores are shared with Ray's processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+
+if TYPE_CHECKING:
+    from far_storage import Far
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,3 +39,11 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.make_corpus(root)
     tiny.make_teachers(root)
     return root
+
+
+@pytest.fixture
+def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Far":
+    """A root at an address (`file://`), with a cache of its own."""
+    from far_storage import Far
+
+    return Far(tmp_path / "far", monkeypatch)

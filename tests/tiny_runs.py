@@ -13,14 +13,17 @@ from kd_ray.students.session import run_session
 
 
 def run(config, root, collective=None, source=None):
-    RunFolder(root, config.name).open(config)
-    return run_session(
-        config,
-        root=root,
-        collective=collective or Alone(),
-        device=torch.device("cpu"),
-        source=source,
-    )
+    folder = RunFolder(root, config.name).open(config)
+    try:
+        return run_session(
+            config,
+            root=root,
+            collective=collective or Alone(),
+            device=torch.device("cpu"),
+            source=source,
+        )
+    finally:
+        folder.close()
 
 
 def run_until(update, config, root, source):

@@ -19,8 +19,11 @@ def write_config(path: Path, config: Section | dict[str, Any]) -> Path:
     return path
 
 
-def kd_ray(*arguments: str | Path, root: Path, **options: Any) -> subprocess.Popen[str]:
-    """`kd-ray ...` as a user runs it, in a process of its own, with `root` as its root."""
+def kd_ray(*arguments: str | Path, root: Path | str, **options: Any) -> subprocess.Popen[str]:
+    """`kd-ray ...` as a user runs it, in a process of its own, with `root` as its root.
+
+    `root` is also the working folder, unless it is an address.
+    """
     environment = {
         **os.environ,
         "KD_RAY_ROOT": str(root),
@@ -32,7 +35,7 @@ def kd_ray(*arguments: str | Path, root: Path, **options: Any) -> subprocess.Pop
     return subprocess.Popen(
         [sys.executable, "-m", "kd_ray.cli", *map(str, arguments)],
         env=environment,
-        cwd=root,
+        cwd=root if isinstance(root, Path) else CHECKOUT,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

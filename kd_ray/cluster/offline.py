@@ -14,6 +14,7 @@ from typing import Any, cast
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
+from kd_ray.config.places import local_path
 from kd_ray.teachers.inference import InferenceJob, LoadTeachers, ShardRecord, ShardScorer
 from kd_ray.teachers.store import StoreError, TargetStore
 from kd_ray.teachers.teacher import load_teachers
@@ -136,7 +137,7 @@ def run_offline(
         if items:
             job = replace(job, device="cuda" if gpus_per_actor else "cpu")
             size = _pool_size(min(actors, len(items)), cpus_per_actor, gpus_per_actor)
-            attempts = job.store / _ATTEMPTS_FOLDER
+            attempts = local_path(job.store) / _ATTEMPTS_FOLDER
             shutil.rmtree(attempts, ignore_errors=True)
             _work_off(job, items, size, cpus_per_actor, gpus_per_actor, load, collect)
             shutil.rmtree(attempts, ignore_errors=True)
@@ -185,14 +186,14 @@ def _counted_attempt(store: Path, item: WorkItem) -> Iterator[None]:
     Raises:
         OfflineError: it has happened `MAX_ATTEMPTS` times.
     """
-    marks = store / _ATTEMPTS_FOLDER / f"{item.split}-{item.shard}-{item.due[0]}"
+    marks = local_path(store) / _ATTEMPTS_FOLDER / f"{item.split}-{item.shard}-{item.due[0]}"
     begun = marks.stat().st_size if marks.exists() else 0
     if begun >= MAX_ATTEMPTS:
         raise OfflineError(
             f"the process that scored it died {begun} times, with teachers {', '.join(item.due)}; "
             "is memory short? Lower teachers_per_actor, batch_size or actors"
         )
-    marks.parent.mkdir(exist_ok=True)
+    marks.parent.mkdir(parents=True, exist_ok=True)
     with marks.open("ab") as file:
         file.write(b".")
     try:

@@ -25,6 +25,7 @@ from kd_ray.cluster.pool import (
 )
 from kd_ray.cluster.runtime import ensure_ray, require_cluster
 from kd_ray.config.commands import DistillConfig, TrainConfig
+from kd_ray.config.places import address_of
 from kd_ray.config.sources import PoolSource as PoolSection
 from kd_ray.config.sources import StoreSource as StoreSection
 from kd_ray.core.contracts import TeacherSource
@@ -34,6 +35,7 @@ from kd_ray.evaluation.system import read_teacher_list
 from kd_ray.evaluation.token_file import token_file
 from kd_ray.models.checkpoint import checkpoint_digest
 from kd_ray.speech.tokens import Tokens
+from kd_ray.storage import file_system
 from kd_ray.students.collective import Alone, Collective, ProcessGroup
 from kd_ray.students.materials import read_split, student_needs
 from kd_ray.students.session import run_session
@@ -73,6 +75,13 @@ def run_training(
     """
     run = RunFolder(root, config.name)
     run.open(config)
+    try:
+        return _run_opened(config, root, run)
+    finally:
+        run.close()
+
+
+def _run_opened(config: TrainConfig | DistillConfig, root: Path, run: RunFolder) -> dict[str, Any]:
     finished = run.summary()
     if finished is not None:
         logger.info("%s is finished already; nothing to do", config.name)
@@ -158,11 +167,21 @@ def _trainer(
         run_config=RunConfig(
             # Ray Train takes up an old run of the same name; ours resume from the run folder.
             name=f"{job.config.name.replace('/', '-')}-{time.time_ns()}",
-            storage_path=str(run.path / "logs" / "ray_train"),
+            **_ray_train_place(run),
             failure_config=FailureConfig(max_failures=workers.max_restarts),
             callbacks=cast(Any, list(callbacks)),
         ),
     )
+
+
+def _ray_train_place(run: RunFolder) -> dict[str, Any]:
+    """Where Ray Train keeps its own files: a place that all nodes see."""
+    folder = run.path / "logs" / "ray_train"
+    address = address_of(folder)
+    if address is None:
+        return {"storage_path": str(folder)}
+    system, path = file_system(address)
+    return {"storage_path": path, "storage_filesystem": system}
 
 
 def _work_in_group(settings: Mapping[str, Any]) -> None:
@@ -200,6 +219,8 @@ def train_here(
     finally:
         if source is not None:
             source.close()
+        # The node of a worker may be another one than that of whoever started the training.
+        run.publish()
 
 
 def _report(figures: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from kd_ray.cluster.search.resources import needs_of
 from kd_ray.cluster.search.space import check_space, listed_settings, read_base
 from kd_ray.commands.check_cluster import check_cluster, named_cluster
+from kd_ray.commands.check_places import check_places
 from kd_ray.commands.estimates import estimate_caches, estimate_signals
 from kd_ray.commands.recipe import load_task
 from kd_ray.commands.study import study_jobs
@@ -83,12 +84,20 @@ def check(config: Section, root: Path) -> Findings:
     installed here and with what the command asks for.
     """
     found = Findings()
+    check_places(config, root, found.attempt)
+    if not found.ok:
+        # Everything else would say once more that the address cannot be read.
+        return _told(found)
     for kind, look in _CHECKS.items():
         if isinstance(config, kind):
             look(config, root, found)
     problems, notes = found.attempt(check_cluster, config, named_cluster()) or ([], [])
     found.problems += problems
     found.notes += notes
+    return _told(found)
+
+
+def _told(found: Findings) -> Findings:
     for note in found.notes:
         logger.info("note: %s", note)
     for problem in found.problems:

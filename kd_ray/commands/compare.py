@@ -12,6 +12,7 @@ from kd_ray.report.comparison_page import (
     comparison_page,
 )
 from kd_ray.report.tables import p_value, signed
+from kd_ray.storage import fetch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 def compare(config: CompareConfig, root: Path) -> SystemComparison:
     """Write `runs/<name>/comparison.{json,md,html}`; returns what is in them."""
     found = compare_systems(
-        root / config.evaluation,
+        fetch_folder(root / config.evaluation),
         config.system,
         config.baseline,
         split=config.split,

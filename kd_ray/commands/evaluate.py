@@ -27,6 +27,7 @@ from kd_ray.evaluation.system import (
 from kd_ray.evaluation.translation import score_translations, translation_scores
 from kd_ray.speech.manifest import Utterance, manifest_digest, read_manifest
 from kd_ray.speech.tokens import Tokens
+from kd_ray.storage import fetch
 
 logger = logging.getLogger(__name__)
 
@@ -293,7 +294,7 @@ def _speed(
 
 def _strategy(folder: Path) -> str | None:
     """The strategy that a student was distilled with, from its run folder; None: undistilled."""
-    path = folder.parent / "config.json"
+    path = fetch(folder.parent / "config.json")
     if folder.name != "model" or not path.exists():
         return None
     content = json.loads(path.read_text(encoding="utf-8"))

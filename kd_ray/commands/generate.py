@@ -27,6 +27,7 @@ from kd_ray.speech.joining import (
 )
 from kd_ray.speech.manifest import Utterance, read_manifest, write_manifest
 from kd_ray.speech.tokens import Tokens
+from kd_ray.storage import fetch
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ def _texts(
 ) -> dict[str, str]:
     """New texts by utterance id; with `choice`, the candidates nearest to the old ones."""
     if config.log is not None:
-        log = read_generate_log(root / config.log)
+        log = read_generate_log(fetch(root / config.log))
         return log.texts([row.id for row in rows], config.log_lines)
     assert config.system is not None, "the schema asks for a system or a log"
     reads = config.reads_column if isinstance(config, TranslateConfig) else "transcript"

@@ -1,6 +1,7 @@
 """`kd-ray prepare`: a corpus becomes checked Parquet manifests and a token file."""
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,11 +21,14 @@ from kd_ray.config.data import (
     TokensFromFairseq,
     TokenSource,
 )
+from kd_ray.config.places import address_of, local_path
 from kd_ray.speech.audio import read_duration_s
 from kd_ray.speech.checks import ANY_FRONT_END, BadRow, BadRowsError, check_rows, good_rows
 from kd_ray.speech.corpora.tables import Imported, count_rows
 from kd_ray.speech.manifest import Utterance, manifest_digest, read_manifest, write_manifest
+from kd_ray.speech.shards import write_shards
 from kd_ray.speech.tokens import Tokens, TokensError
+from kd_ray.storage import publish_folder
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +61,7 @@ def prepare(config: PrepareConfig, root: Path) -> Prepared:
             inventory of a split that the corpus does not have.
         TokensError: texts that do not give the tokens asked for.
     """
-    folder = root / config.folder
+    folder = local_path(root / config.folder)
     splits = _read(config, folder, root)
     rows = {name: split.rows for name, split in splits.items()}
     counts = {name: count_rows(split.rows) | split.left_out for name, split in splits.items()}
@@ -104,6 +108,7 @@ def prepare(config: PrepareConfig, root: Path) -> Prepared:
     if too_long:
         counts["train"]["longer than max_train_duration_s"] = too_long
         logger.info("%-12s left out %d rows longer than max_train_duration_s", "train", too_long)
+    kept = _placed(config, kept, folder, root)
     manifests = {
         name: _write(folder / f"{name}.parquet", utterances) for name, utterances in kept.items()
     }
@@ -128,6 +133,33 @@ def prepare(config: PrepareConfig, root: Path) -> Prepared:
         counts,
         bad_rows,
     )
+
+
+def _placed(
+    config: PrepareConfig, kept: Mapping[str, list[Utterance]], folder: Path, root: Path
+) -> dict[str, list[Utterance]]:
+    """The rows with their audio where every reader finds it: in shards, or at an address."""
+    if config.shard_mib is None:
+        if isinstance(config.corpus, DemoCorpus):
+            publish_folder(folder)
+        return {name: [_addressed(row) for row in rows] for name, rows in kept.items()}
+    packed = {
+        name: write_shards(
+            rows, folder / "shards", name,
+            root=root, place=f"{config.folder.rstrip('/')}/shards", shard_mib=config.shard_mib,
+        )
+        for name, rows in kept.items()
+    }  # fmt: skip
+    if isinstance(config.corpus, DemoCorpus) and address_of(folder) is not None:
+        # Spoken here, in the local cache, which cannot know that nobody needs them any more.
+        shutil.rmtree(folder / "audio", ignore_errors=True)
+    return packed
+
+
+def _addressed(row: Utterance) -> Utterance:
+    """With an address in place of this node's copy."""
+    address = None if row.audio is None else address_of(Path(row.audio))
+    return row if address is None else replace(row, audio=str(address))
 
 
 def _tokens(

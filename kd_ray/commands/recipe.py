@@ -19,6 +19,7 @@ from kd_ray.config.recipes import RecipeConfig, RecipeStep, RecipeTask
 from kd_ray.config.search import SearchConfig
 from kd_ray.config.sources import PoolSource
 from kd_ray.evaluation.run_folder import RunFolder, write_json
+from kd_ray.storage import fetch
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def recipe(config: RecipeConfig, root: Path) -> dict[str, float]:
 def load_task(task: RecipeTask, root: Path) -> Section:
     """Configurations lie beside the code: relative to the command's folder, else to the root."""
     place = Path(task.config)
-    return load(place if place.exists() else root / place, task.overrides)
+    return load(place if place.exists() else fetch(root / place), task.overrides)
 
 
 def _run_step(step: RecipeStep, tasks: list[Section], root: Path) -> None:

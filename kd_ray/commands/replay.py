@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from kd_ray.config.commands import ReplayConfig
+from kd_ray.storage import fetch_folder
 from kd_ray.students.replay import Replay, replay_update
 
 logger = logging.getLogger(__name__)
@@ -15,7 +16,7 @@ _SHOWN = 12
 
 def replay(config: ReplayConfig, root: Path) -> Replay:
     """Repeat a failed update on this machine's CPU and say what in it is not finite."""
-    result = replay_update(root / config.folder)
+    result = replay_update(fetch_folder(root / config.folder))
     logger.info("update %d", result.update)
     logger.info("  loss            %s (in the run: %s)", result.loss, result.recorded_loss)
     logger.info(

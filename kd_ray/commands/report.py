@@ -11,6 +11,7 @@ from kd_ray.evaluation.run_folder import write_atomically
 from kd_ray.evaluation.system import read_teacher_list
 from kd_ray.report import plain_table, read_evaluated, rich_table, write_report
 from kd_ray.report.tables import View
+from kd_ray.storage import fetch, fetch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +31,12 @@ def _print(view: View) -> None:
 
 def report(config: ReportConfig, root: Path) -> Path:
     """Write `runs/<name>/report.html` and `table.json`, print the table; returns the page."""
-    evaluation = root / config.evaluation
+    evaluation = fetch_folder(root / config.evaluation)
     folders = {label: root / folder for label, folder in config.runs.items()}
     if config.teachers is not None:
         for folder in read_teacher_list(config.teachers, root):
             # A bare checkpoint has no run to show.
-            if (folder.parent / "metrics.jsonl").exists():
+            if fetch(folder.parent / "metrics.jsonl").exists():
                 folders.setdefault(folder.parent.name, folder.parent)
     out = root / "runs" / config.name / "report.html"
     write_report(evaluation, folders, out, config.title)

@@ -14,9 +14,11 @@ from kd_ray.commands.recipe import load_task, recipe, run_command
 from kd_ray.config.base import Section
 from kd_ray.config.commands import EvaluateConfig
 from kd_ray.config.load import ConfigError
+from kd_ray.config.places import local_path
 from kd_ray.config.recipes import RecipeConfig, RecipeTask, StudyConfig, StudyRow
-from kd_ray.evaluation.run_folder import write_json
+from kd_ray.evaluation.run_folder import write_atomically, write_json
 from kd_ray.report.study import Cell, study_table
+from kd_ray.storage import fetch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ def study(config: StudyConfig, root: Path) -> str:
         StudyFailed: a row failed; the others were made all the same.
     """
     jobs = study_jobs(config, root)
+    results = fetch_folder(root / config.results, only=lambda name: "/" not in name)
     waiting = [job for job in jobs if not job.path.exists()]
     logger.info("%d of %d rows are there", len(jobs) - len(waiting), len(jobs))
     failed: dict[str, Exception] = {}
@@ -64,9 +67,7 @@ def study(config: StudyConfig, root: Path) -> str:
         order=list(config.rows),
         baseline=config.baseline,
     )
-    path = root / config.results / "table.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(table, encoding="utf-8")
+    write_atomically(results / "table.md", table)
     logger.info("\n%s", table)
     if failed:
         lines = "\n".join(f"  {name}: {error}" for name, error in failed.items())
@@ -96,7 +97,7 @@ def _job(config: StudyConfig, name: str, row: StudyRow, seed: int, root: Path) -
             f"rows.{name}.evaluation: {row.evaluation.config} is a configuration for "
             f"`kd-ray {evaluation.command}`, not for `kd-ray evaluate`"  # type: ignore[attr-defined]
         )
-    path = root / config.results / f"{name}-seed-{seed}.json"
+    path = local_path(root / config.results) / f"{name}-seed-{seed}.json"
     return Job(name, seed, str(_fill(row.system, values)), tasks, evaluation, path)
 
 

@@ -49,6 +49,9 @@ class PrepareConfig(Section):
     max_train_duration_s: float | None = Field(None, gt=0)
     """Longer utterances of the training split are left out, whatever `on_bad_row` says."""
     on_bad_row: Literal["fail", "skip"] = "fail"
+    shard_mib: float | None = Field(None, gt=0)
+    """Pack audio files, as they are, into tar shards of this size; null: they stay where they are.
+    A few hundred MiB suit object stores and network disks."""
 
 
 def _check_model(

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from kd_ray.config.base import Section
 from kd_ray.config.commands import CommandConfig
+from kd_ray.config.places import PlaceError, address_of, is_address, mirror_of, refuse_secrets
 
 _COMMANDS: TypeAdapter[CommandConfig] = TypeAdapter(CommandConfig)
 
@@ -134,7 +135,10 @@ def check(content: Mapping[str, Any], where: str) -> Section:
             f"{', '.join(sorted(_sections_by_command()))}"
         )
     try:
+        _refuse_secrets(content)
         return _COMMANDS.validate_python(dict(content))
+    except PlaceError as error:
+        raise ConfigError(f"{where}: {error}") from None
     except ValidationError as error:
         raise ConfigError(_describe(error, where)) from None
 
@@ -153,8 +157,28 @@ def dump(section: Section) -> str:
 
 
 def root_folder() -> Path:
-    """Where relative paths start: `KD_RAY_ROOT`, else the folder of the command."""
-    return Path(os.environ.get("KD_RAY_ROOT") or os.getcwd()).resolve()
+    """Where relative paths start: `KD_RAY_ROOT`, else the folder of the command.
+
+    Of an address (`s3://bucket/project`) it is the local mirror: see `kd_ray.config.places`.
+    """
+    chosen = os.environ.get("KD_RAY_ROOT") or os.getcwd()
+    if is_address(chosen):
+        address = address_of(Path(chosen))
+        assert address is not None
+        return mirror_of(address)
+    return Path(chosen).resolve()
+
+
+def _refuse_secrets(value: Any) -> None:
+    """`PlaceError` if an address anywhere in a configuration carries a secret."""
+    if isinstance(value, str):
+        refuse_secrets(value)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            _refuse_secrets(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _refuse_secrets(item)
 
 
 def _sections_by_command() -> dict[str, type[Section]]:

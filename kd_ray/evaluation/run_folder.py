@@ -1,18 +1,32 @@
 """The folder of a run: what was asked, on what, what happened, what came of it."""
 
+import fcntl
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from kd_ray.config.base import Section
 from kd_ray.config.load import ConfigError, check, dump
+from kd_ray.config.places import address_of, local_path
+from kd_ray.storage import (
+    fetch,
+    fetch_folder,
+    hold,
+    peek,
+    publish,
+    publish_folder,
+    release,
+    require,
+    shown,
+)
 
 _PACKAGES = ("kd-ray", "ray", "torch", "torchaudio", "numpy", "pyarrow", "pydantic")
 
@@ -22,11 +36,15 @@ class RunFolderError(ValueError):
 
 
 class RunFolder:
-    """`runs/<name>`: config, environment, metrics, events, summary; written whole or by line."""
+    """`runs/<name>`: config, environment, metrics, events, summary; written whole or by line.
+
+    At an address, `path` is a working copy in the local cache. What is written whole is sent at
+    once, lines with the next `publish`: after every checkpoint and at the end.
+    """
 
     def __init__(self, root: Path, name: str):
         self.name = name
-        self.path = root / "runs" / name
+        self.path = local_path(root / "runs" / name)
 
     def open(self, config: Section) -> "RunFolder":
         """Make the folder, or take it up again if it was made from the same configuration.
@@ -34,7 +52,58 @@ class RunFolder:
         Raises:
             RunFolderError: the folder holds another configuration (names the keys that differ),
                 or cannot be made.
+            StorageError: it is at an address that cannot be read or written, or that another
+                process is writing.
         """
+        hold(self.path)
+        try:
+            self.join()
+            self._open(config)
+        except BaseException:
+            release(self.path)
+            raise
+        return self
+
+    def join(self) -> None:
+        """Bring here what is at the address: the run may have gone on elsewhere."""
+        fetch_folder(self.path, only=lambda name: not name.startswith("logs/"))
+
+    def publish(self) -> None:
+        """Send what was written by line, and whatever else is new.
+
+        Raises:
+            StorageError: the address cannot be written, or another process took the run over.
+        """
+        if address_of(self.path) is None:
+            return
+        require(self.path)
+        self._merge_events()
+        # Ray Train sends its own files, in logs/, itself.
+        publish_folder(
+            self.path,
+            only=lambda name: not name.startswith("logs/"),
+            last=("metrics.jsonl", "events.jsonl", "state.json", "summary.json"),
+        )
+
+    def close(self) -> None:
+        """Send what is new, and let others write the folder."""
+        try:
+            self.publish()
+        finally:
+            release(self.path)
+
+    def _merge_events(self) -> None:
+        """Workers on several nodes report events, each into the copy of its node."""
+        path = self.path / "events.jsonl"
+        theirs = (peek(path) or b"").decode().split("\n")[:-1]
+        with _alone(path):
+            mine = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+            lines = dict.fromkeys([*theirs, *mine])
+            if len(lines) > len(mine):
+                ordered = sorted(lines, key=lambda line: float(json.loads(line)["time"]))
+                write_atomically(path, "".join(f"{line}\n" for line in ordered))
+
+    def _open(self, config: Section) -> None:
         try:
             for folder in ("logs", "checkpoints"):
                 (self.path / folder).mkdir(parents=True, exist_ok=True)
@@ -49,9 +118,9 @@ class RunFolder:
             before = _filled_in(json.loads(path.read_text(encoding="utf-8")))
             differences = _differences(before, json.loads(wanted))
             if differences:
-                shown = "\n  ".join(differences[:12])
+                lines = "\n  ".join(differences[:12])
                 raise RunFolderError(
-                    f"{self.path} was made with another configuration:\n  {shown}\n"
+                    f"{shown(self.path)} was made with another configuration:\n  {lines}\n"
                     "Give this run another name (name=...), or remove the folder to start over."
                 )
         else:
@@ -59,7 +128,6 @@ class RunFolder:
         started = self.path / "environment.json"
         if not started.exists() or self.summary() is None:
             write_json(started, environment())
-        return self
 
     def metrics(self, values: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
@@ -67,7 +135,9 @@ class RunFolder:
 
     def event(self, kind: str, **details: Any) -> None:
         """Append one line to events.jsonl."""
-        _append(self.path / "events.jsonl", {"time": time.time(), "kind": kind, **details})
+        path = self.path / "events.jsonl"
+        with _alone(path):
+            _append(path, {"time": time.time(), "kind": kind, **details})
 
     def forget_after(self, update: int) -> None:
         """Drop metrics of updates after `update`: they are about to be made again."""
@@ -78,7 +148,7 @@ class RunFolder:
 
     def summary(self) -> dict[str, Any] | None:
         """What the finished run wrote, or None."""
-        path = self.path / "summary.json"
+        path = fetch(self.path / "summary.json")
         if not path.exists():
             return None
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -86,6 +156,7 @@ class RunFolder:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """The last thing a run writes: its presence says that the run is finished."""
+        self.publish()
         write_json(self.path / "summary.json", summary)
 
 
@@ -106,7 +177,11 @@ def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write beside the file and rename: readers see the old content or the new, never half."""
+    """Write beside the file and rename: readers see the old content or the new, never half.
+
+    A path at an address is sent there.
+    """
+    path = local_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -118,6 +193,7 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
+    publish(path)
 
 
 def environment() -> dict[str, Any]:
@@ -171,6 +247,18 @@ def _gpus() -> list[str]:
     import torch
 
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Be the one process of this node that changes a file which is merged with others' copies."""
+    if address_of(path) is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:

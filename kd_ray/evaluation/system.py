@@ -1,6 +1,5 @@
 """A trained model with all it needs to hear and to write: weights, tokens, front end."""
 
-import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from kd_ray.speech.audio import read_waveform
 from kd_ray.speech.features import LogMelExtractor
 from kd_ray.speech.manifest import Utterance
 from kd_ray.speech.tokens import Tokens, TokensError, source_ids
+from kd_ray.storage import fetch, fetch_folder, matches, shown
 
 
 class UnusableSystem(ValueError):
@@ -201,6 +201,7 @@ def load_system(
 
 def resolve_checkpoint(folder: Path) -> Path:
     """A checkpoint folder itself, or `model/` of a run folder."""
+    asked, folder = folder, fetch_folder(folder, only=_of_checkpoint)
     if (folder / "model.safetensors").exists():
         return folder
     if (folder / "model" / "model.safetensors").exists():
@@ -212,11 +213,16 @@ def resolve_checkpoint(folder: Path) -> Path:
         )
     if not folder.exists():
         raise UnusableSystem(
-            f"{folder} does not exist; expected a checkpoint folder (with model.safetensors) or a "
-            "run folder"
+            f"{shown(asked)} does not exist; expected a checkpoint folder (with model.safetensors) "
+            "or a run folder"
         )
     # Foreign checkpoints get the message that names the way out.
     return folder
+
+
+def _of_checkpoint(name: str) -> bool:
+    """Of a run folder's files: those of the folder itself, and of its best model."""
+    return "/" not in name.removeprefix("model/")
 
 
 def system_name(checkpoint: Path) -> str:
@@ -234,9 +240,9 @@ def read_teacher_list(spec: str | Sequence[str], root: Path) -> list[Path]:
     if isinstance(spec, str):
         path = root / spec
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = fetch(path).read_text(encoding="utf-8").splitlines()
         except OSError as error:
-            raise UnusableSystem(f"teacher list {path}: {error.strerror}") from error
+            raise UnusableSystem(f"teacher list {shown(path)}: {error.strerror}") from error
         places = [(f"{path}, line {number}", line) for number, line in enumerate(lines, start=1)]
     else:
         places = [(f"teacher list, entry {number}", line) for number, line in enumerate(spec, 1)]
@@ -245,11 +251,10 @@ def read_teacher_list(spec: str | Sequence[str], root: Path) -> list[Path]:
         pattern = line.split("#", 1)[0].strip()
         if not pattern:
             continue
-        matches = sorted(glob.glob(str(root / pattern)))
-        if not matches:
-            raise UnusableSystem(f"{place}: {pattern} does not exist (looked in {root})")
-        for match in matches:
-            folder = resolve_checkpoint(Path(match))
+        folders = matches(root / pattern)
+        if not folders:
+            raise UnusableSystem(f"{place}: {pattern} does not exist (looked in {shown(root)})")
+        for folder in map(resolve_checkpoint, folders):
             if folder in found:
                 raise UnusableSystem(f"{place}: {folder} is already named in {found[folder]}")
             found[folder] = place

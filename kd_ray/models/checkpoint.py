@@ -26,9 +26,11 @@ from torch import Tensor
 
 from kd_ray import __version__
 from kd_ray.config.model import Model
+from kd_ray.config.places import local_path
 from kd_ray.models.build import build_model
 from kd_ray.models.sequence_model import SequenceModel, SpeechModel
 from kd_ray.models.text_to_text import TextToTextModel
+from kd_ray.storage import fetch_folder, publish_folder, shown
 
 FORMAT = "kd_ray checkpoint"
 FORMAT_VERSION = 1
@@ -83,6 +85,7 @@ def save_model(
             f"{folder}: a {model.config.type} model reads {model.reads} and is saved "
             f"{'without' if model.reads == 'speech' else 'with its'} source tokens"
         )
+    folder = local_path(folder)
     previous = _previous(folder)
     if folder.exists() and not _may_be_replaced(folder):
         raise CheckpointError(
@@ -123,6 +126,7 @@ def save_model(
         shutil.rmtree(fresh, ignore_errors=True)
     _flush(folder.parent)
     shutil.rmtree(previous, ignore_errors=True)
+    publish_folder(folder, last=(CONFIG,))
 
 
 def load_model(folder: Path, device: str | torch.device = "cpu") -> LoadedModel:
@@ -323,6 +327,7 @@ def _may_be_replaced(folder: Path) -> bool:
 
 def _existing(folder: Path) -> Path:
     """The folder, or the older one that a killed writer moved aside; else says what is wrong."""
+    asked, folder = folder, fetch_folder(folder, only=lambda name: "/" not in name)
     if not folder.exists() and _previous(folder).is_dir():
         folder = _previous(folder)
     missing = [name for name in _FILES if not (folder / name).is_file()]
@@ -330,7 +335,7 @@ def _existing(folder: Path) -> Path:
         return folder
     only = f"Only kd_ray checkpoint folders ({' + '.join(_FILES)}) are read"
     if not folder.exists():
-        raise CheckpointError(f"{folder} does not exist. {only}.")
+        raise CheckpointError(f"{shown(asked)} does not exist. {only}.")
     names = [folder.name] if folder.is_file() else sorted(path.name for path in folder.iterdir())
     foreign = [name for name in names if Path(name).suffix in _FOREIGN_SUFFIXES]
     if foreign:

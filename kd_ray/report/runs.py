@@ -16,6 +16,7 @@ from kd_ray.report.systems import (
     read_json,
     read_json_lines,
 )
+from kd_ray.storage import fetch_folder, shown
 
 ROUTINE_EVENTS = frozenset(
     {"started", "pool_started", "resumed", "finished", "checkpoint", "ties_warning"}
@@ -109,9 +110,10 @@ def _by_update(rows: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]
 
 def read_run(folder: Path, label: str, kind: RunKind) -> Run:
     """Read a run folder. Only `config.json` must exist: an unfinished run can be reported."""
+    asked, folder = folder, fetch_folder(folder, only=lambda name: "/" not in name)
     if not (folder / "config.json").exists():
         raise ReportError(
-            f"run {label!r}: {folder} holds no config.json, so it is not a run folder; "
+            f"run {label!r}: {shown(asked)} holds no config.json, so it is not a run folder; "
             "give the folder runs/<name> that `kd-ray` wrote"
         )
     figures = read_json_lines(folder / "metrics.jsonl")

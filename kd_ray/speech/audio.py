@@ -1,5 +1,7 @@
 """Waveforms: any file that libsndfile reads becomes mono, 16 kHz, int16.
 
+A file of its own or a piece of a tar shard, on the disk or at an address.
+
 S samples at 16 kHz.
 """
 
@@ -13,7 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torchaudio.functional import resample
 
+from kd_ray.config.places import address_of
 from kd_ray.speech.manifest import Utterance
+from kd_ray.speech.shards import audio_source, piece_of
+from kd_ray.storage import shown
 
 SAMPLE_RATE = 16000
 """Of every waveform inside kd_ray, in Hz."""
@@ -33,7 +38,7 @@ class AudioError(ValueError):
         self.utterance_id = utterance.id
         self.path = path
         self.reason = reason
-        where = "" if path is None else f" of {path}"
+        where = "" if path is None else f" of {shown(path)}"
         super().__init__(f"audio{where} (utterance {utterance.id}): {reason}")
 
 
@@ -55,8 +60,8 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """The header of a file; `OSError` or `soundfile.SoundFileError` if it cannot be read."""
-    info = soundfile.info(str(path))
-    return Header(info.frames, info.samplerate, info.channels)
+    with audio_source(path) as source, soundfile.SoundFile(source) as file:
+        return Header(file.frames, file.samplerate, file.channels)
 
 
 def segment_fault(utterance: Utterance, header: Header) -> str | None:
@@ -109,7 +114,7 @@ def read_waveform(utterance: Utterance, root: Path) -> NDArray[np.int16]:
     """
     path = audio_path(utterance, root)
     try:
-        with soundfile.SoundFile(str(path)) as file:
+        with audio_source(path) as source, soundfile.SoundFile(source) as file:
             rate: int = file.samplerate
             fault = segment_fault(utterance, Header(file.frames, rate, file.channels))
             if fault is not None:
@@ -139,7 +144,8 @@ def read_waveform(utterance: Utterance, root: Path) -> NDArray[np.int16]:
 
 def unreadable(path: Path, error: Exception) -> str:
     """Why a file could not be opened or decoded, in one line."""
-    if not path.exists():
+    elsewhere = piece_of(path) is not None or address_of(path) is not None
+    if isinstance(error, FileNotFoundError) or not (elsewhere or path.exists()):
         return "no such file"
     if path.is_dir():
         return "is a folder"

@@ -10,6 +10,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from kd_ray.speech.manifest import Utterance
+from kd_ray.storage import open_file, shown
 
 _MAGIC = b"\x93NUMPY"
 _HEADER_BYTES = 4096
@@ -102,7 +103,7 @@ def _bytes(row: Utterance, root: Path, limit: int | None = None) -> bytes:
         )
     wanted = length if limit is None else limit if length is None else min(length, limit)
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             size = file.seek(0, io.SEEK_END)
             if offset + (length or 0) > size:
                 raise FeaturesError(
@@ -111,8 +112,8 @@ def _bytes(row: Utterance, root: Path, limit: int | None = None) -> bytes:
             file.seek(offset)
             return file.read(-1 if wanted is None else wanted)
     except OSError as error:
-        reason = "no such file" if not path.exists() else str(error)
-        raise FeaturesError(row, f"{path}: {reason}") from error
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise FeaturesError(row, f"{shown(path)}: {reason}") from error
 
 
 def _check(row: Utterance, data: bytes) -> FeaturesHeader:

@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kd_ray.config.data import TextColumn
+from kd_ray.config.places import local_path
+from kd_ray.storage import fetch, publish, shown
 
 FEATURES_TYPE = pa.struct(
     [
@@ -141,7 +143,11 @@ def write_manifest(path: Path, rows: Sequence[Utterance]) -> None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place when the block ends without error."""
+    """A temporary name beside `path` that takes its place when the block ends without error.
+
+    A path at an address is sent there.
+    """
+    path = local_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: its files are readable for the owner only, and manifests are shared.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -150,6 +156,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    publish(path)
 
 
 def manifest_digest(path_or_rows: Path | Sequence[Utterance]) -> str:
@@ -163,9 +170,11 @@ def manifest_digest(path_or_rows: Path | Sequence[Utterance]) -> str:
 
 
 def _read_table(path: Path) -> pa.Table:
+    asked, path = path, fetch(path)
     if not path.is_file():
         raise ManifestError(
-            f"no manifest at {path}; `kd-ray prepare` makes one, relative paths start at the root"
+            f"no manifest at {shown(asked)}; `kd-ray prepare` makes one, relative paths start at "
+            "the root"
         )
     try:
         # ParquetFile, not read_table: a folder named `a=b` must not become a column.

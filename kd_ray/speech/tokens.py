@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self, get_args
 from kd_ray.config.data import Unit
 from kd_ray.speech.manifest import atomic_path
 from kd_ray.speech.pieces import UNKNOWN, Pieces, PiecesError, train_pieces
+from kd_ray.storage import fetch, shown
 
 SPECIALS = ("<blank>", "<bos>", "<eos>")
 _FORMAT = "kd_ray tokens"
@@ -152,8 +153,8 @@ class Tokens:
             TokensError: files that are missing or hold something else.
         """
         try:
-            lines = dictionary.read_text(encoding="utf-8").split("\n")
-            model = None if sentencepiece_model is None else sentencepiece_model.read_bytes()
+            lines = fetch(dictionary).read_text(encoding="utf-8").split("\n")
+            model = None if sentencepiece_model is None else fetch(sentencepiece_model).read_bytes()
         except (OSError, UnicodeDecodeError) as error:
             raise TokensError(f"fairseq dictionary cannot be imported: {error}") from error
         entries = []
@@ -303,9 +304,11 @@ class Tokens:
             TokensError: no such file, or not a token file; names the path.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(fetch(path).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise TokensError(f"no token file at {path}; `kd-ray prepare` makes one") from error
+            raise TokensError(
+                f"no token file at {shown(path)}; `kd-ray prepare` makes one"
+            ) from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise TokensError(f"token file {path} is not JSON: {error}") from error
         if not isinstance(content, dict):

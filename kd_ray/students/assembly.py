@@ -185,6 +185,7 @@ def build_student(
                 rollouts={"in_flight": in_flight, "memory": remembered(planner)},
                 source_tokens=source_table,
             )  # fmt: skip
+            run.publish()
         collective.barrier()
 
     learner = Learner(

@@ -1,7 +1,6 @@
 """The models of a run's last validations on disk, and their mean, which the run exports."""
 
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from kd_ray.models.average import average_checkpoints
 from kd_ray.models.checkpoint import CheckpointError
 from kd_ray.models.sequence_model import SequenceModel
+from kd_ray.storage import remove
 
 _NAME = re.compile(r"update-(\d{8})$")
 
@@ -29,7 +29,7 @@ class LastModels:
         """Save the model as it is after `update` updates; the oldest beyond `keep` goes."""
         self.write(self.folder / f"update-{update:08d}", {"update": update})
         for old in self.updates()[: -self.keep]:
-            shutil.rmtree(self._place(old))
+            remove(self._place(old))
 
     def updates(self) -> list[int]:
         """The updates after which the kept models were validated, oldest first."""
@@ -45,7 +45,7 @@ class LastModels:
         """
         for later in self.updates():
             if later > update:
-                shutil.rmtree(self._place(later))
+                remove(self._place(later))
 
     def average_into(self, model: SequenceModel) -> list[int]:
         """Give `model` the mean of the kept weights; returns the updates they are of.

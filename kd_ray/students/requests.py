@@ -23,6 +23,7 @@ from kd_ray.core.imitation import Items, rows_of
 from kd_ray.core.trust import TrustError, check_trust, table_for, trusts_chrf
 from kd_ray.speech.features import LogMelExtractor
 from kd_ray.speech.spec_augment import carried_masks, draw_masks
+from kd_ray.storage import fetch
 from kd_ray.students.data import Batch
 
 BuildRequest = Callable[[Batch, Items | None, int], Score | Generate | None]
@@ -63,7 +64,7 @@ def _resolved(strategy: Strategy, teachers: Sequence[TeacherInfo], root: Path) -
     if isinstance(table, str):
         path = root / table
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(fetch(path).read_text(encoding="utf-8"))
             table = TrustTable.model_validate(content)
         except (OSError, ValueError) as error:
             raise TrustError(

@@ -39,6 +39,7 @@ def run_session(
     if finished is not None:
         return finished
     leads = collective.rank == 0
+    _share(run, collective)
     student, progress = build_student(
         config, run, root, collective, device, source=source, on_epoch=on_epoch
     )
@@ -60,6 +61,19 @@ def run_session(
         run.write_summary(summary)
     collective.barrier()
     return summary
+
+
+def _share(run: RunFolder, collective: Collective) -> None:
+    """All workers begin with the checkpoints that rank 0 has, wherever they run.
+
+    Its node may hold one that was written and not sent when the run was killed.
+    """
+    if collective.rank == 0:
+        run.join()
+        run.publish()
+    collective.barrier()
+    if collective.rank != 0:
+        run.join()
 
 
 def _export_average(student: Student, run: RunFolder) -> dict[str, Any]:

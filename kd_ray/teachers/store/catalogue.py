@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kd_ray.config.data import TextColumn
+from kd_ray.config.places import local_path
 from kd_ray.core.contracts import TeacherInfo
+from kd_ray.storage import exists
 from kd_ray.teachers.store.files import StoreError
 from kd_ray.teachers.store.index import Plan, Shard, StoreIndex, row_digest, some
 from kd_ray.teachers.store.rows import Encoding, footer_fault, read_footer
@@ -21,7 +23,7 @@ class Catalogue:
     """The part of a target store that only looks."""
 
     def __init__(self, folder: Path, index: StoreIndex) -> None:
-        self.folder = folder
+        self.folder = local_path(folder)
         self.index = index
         self._encoding = Encoding(index.vocabulary_size, index.dtype, index.top_k)
         self._plans: dict[str, Plan] = {}
@@ -58,7 +60,7 @@ class Catalogue:
         if key in self._complete:
             return True
         path = self.shard_path(shard.split, teacher, shard.index)
-        if not path.exists():
+        if not exists(path):
             return False
         try:
             fault = footer_fault(read_footer(path), shard, teacher, self._encoding)

@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kd_ray.config.places import local_path
+from kd_ray.storage import hold, publish, release
+
 logger = logging.getLogger(__name__)
 
 TEMPORARY_SUFFIX = ".kd-ray-tmp"
@@ -32,7 +35,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
     Raises:
         StoreError: the disk refused (full, read-only, no permission); names `path`.
+        StorageError: the address at which `path` is refused.
     """
+    path = local_path(path)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +53,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             f"cannot write {path}: {error}. Nothing half-written is left; make room or choose "
             "another folder, then run the same command again: finished shards are kept."
         ) from error
+    publish(path)
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
@@ -68,8 +74,10 @@ def writer_lock(folder: Path) -> Iterator[None]:
 
     Raises:
         StoreError: another process holds it; names host and process.
+        StorageError: likewise, of a store at an address.
     """
-    path = folder / LOCK_NAME
+    path = local_path(folder) / LOCK_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,7 +90,11 @@ def writer_lock(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        yield
+        hold(path.parent)
+        try:
+            yield
+        finally:
+            release(path.parent)
 
 
 def _sync(path: Path) -> None:

@@ -23,6 +23,7 @@ from kd_ray.config.base import Section
 from kd_ray.config.data import TextColumn
 from kd_ray.config.sources import Precision
 from kd_ray.core.contracts import TeacherInfo
+from kd_ray.storage import fetch, shown
 from kd_ray.teachers.store.files import StoreError, write_atomically
 
 if TYPE_CHECKING:
@@ -83,10 +84,10 @@ def read_index(folder: Path) -> StoreIndex:
     Raises:
         StoreError: it is missing, of another version, or lacks something (which is named).
     """
-    path = folder / INDEX_NAME
+    path = fetch(folder / INDEX_NAME)
     if not path.is_file():
         raise StoreError(
-            f"{folder} is no target store: it has no {INDEX_NAME}. Make one with "
+            f"{shown(folder)} is no target store: it has no {INDEX_NAME}. Make one with "
             "`kd-ray infer-teachers CONFIG`, or correct the path."
         )
     try:
@@ -194,7 +195,7 @@ class Plan:
         """
         path = plan_path(folder, split)
         try:
-            table = pq.read_table(path, columns=["utterance_id", "digest"])
+            table = pq.read_table(fetch(path), columns=["utterance_id", "digest"])
         except (OSError, pa.ArrowException) as error:
             raise StoreError(
                 f"the plan of split {split!r} cannot be read ({path}): {error}. Run `kd-ray "

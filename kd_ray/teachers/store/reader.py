@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from kd_ray.core.contracts import TeacherOutput
 from kd_ray.core.targets import IntArray
+from kd_ray.storage import open_seekable
 from kd_ray.teachers.store.files import StoreError
 from kd_ray.teachers.store.index import Shard
 from kd_ray.teachers.store.rows import GROUP_ROWS, Encoding, RowGroup, dense_batch, read_group
@@ -58,7 +59,7 @@ class GroupCache:
                 return held
             path = self._path_of(split, teacher, shard)
             try:
-                with pq.ParquetFile(path) as file:
+                with open_seekable(path) as source, pq.ParquetFile(source) as file:
                     read = read_group(file, group)
             except (OSError, pa.ArrowException, KeyError) as error:
                 raise StoreError(

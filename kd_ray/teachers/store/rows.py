@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kd_ray.core.contracts import Labels, TeacherOutput
 from kd_ray.core.targets import FloatArray, IntArray
+from kd_ray.storage import open_end
 from kd_ray.teachers.store.files import StoreError, write_atomically
 from kd_ray.teachers.store.index import STORE_VERSION, Shard, digest_of
 
@@ -201,7 +202,8 @@ def read_footer(path: Path) -> Footer:
         StoreError: it is no complete shard file.
     """
     try:
-        metadata = pq.read_metadata(path)
+        with open_end(path) as source:
+            metadata = pq.read_metadata(source)
         footer = Footer(**json.loads((metadata.metadata or {})[_METADATA_KEY]))
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path} is no complete shard of a target store: {error}") from error

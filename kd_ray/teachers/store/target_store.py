@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kd_ray.config.data import TextColumn
 from kd_ray.core.contracts import TeacherInfo, TeacherOutput
+from kd_ray.storage import exists
 from kd_ray.teachers.store.catalogue import Catalogue
 from kd_ray.teachers.store.files import StoreError, remove_leftovers, writer_lock
 from kd_ray.teachers.store.index import (
@@ -96,9 +97,8 @@ class TargetStore(Catalogue):
             teachers=(),
         )
         index = index.model_copy(update={"teachers": _joined(index, teachers)})
-        folder.mkdir(parents=True, exist_ok=True)
         with writer_lock(folder):
-            if (folder / INDEX_NAME).exists():
+            if exists(folder / INDEX_NAME):
                 raise StoreError(f"{folder} is a target store already; open or continue it")
             write_index(folder, index)
         return cls(folder, index, cache_mib=cache_mib)
@@ -134,7 +134,7 @@ class TargetStore(Catalogue):
         Raises:
             StoreError: the store was made with another dtype, top k, precision or tokens.
         """
-        if not (folder / INDEX_NAME).exists():
+        if not exists(folder / INDEX_NAME):
             return cls.create(folder, teachers, dtype=dtype, top_k=top_k)
         store = cls.open(folder)
         for name, wanted in (("dtype", dtype), ("top_k", top_k)):
