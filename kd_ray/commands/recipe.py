@@ -85,7 +85,7 @@ def _cpus(step: RecipeStep, tasks: Sequence[Section]) -> int:
 def _task_cpus(task: Section) -> int:
     cpus = 1.0
     if isinstance(task, TrainConfig | DistillConfig) and task.workers.grouped:
-        cpus += task.workers.count * task.workers.cpus
+        cpus += task.workers.most * task.workers.cpus
     if isinstance(task, DistillConfig) and isinstance(task.teachers.source, PoolSource):
         cpus += task.teachers.source.hosts * task.teachers.source.cpus_per_host
     return math.ceil(cpus)
