@@ -6,14 +6,14 @@ Facts are gathered by Ray, the comparison is over plain data.
 import platform
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from kd_ray.cluster.room import Node, Wish, shortages
+from kd_ray.cluster.room import GROUP_LABEL, Node, Wish, shortages
 from kd_ray.cluster.runtime import join_as_it_is
 
 Versions = Mapping[str, str | None]
@@ -22,7 +22,6 @@ Versions = Mapping[str, str | None]
 PACKAGES = ("ray", "torch", "torchaudio", "numpy", "pyarrow", "pydantic", "kd-ray")
 _MUST_AGREE = ("python", "ray")
 _MUST_BE_THERE = ("torch", "torchaudio", "numpy", "pyarrow", "pydantic")
-_GROUP_LABEL = "ray.io/node-group"
 _ANSWER_S = 60.0
 
 
@@ -37,7 +36,7 @@ class ClusterFacts:
     @property
     def may_grow(self) -> bool:
         """Whether `ray up` or KubeRay started nodes, and may start more."""
-        return any(_GROUP_LABEL in node.labels for node in self.nodes)
+        return any(GROUP_LABEL in node.labels for node in self.nodes)
 
 
 @dataclass
@@ -83,6 +82,12 @@ def compare(mine: Versions, cluster: ClusterFacts, wishes: Sequence[Wish]) -> Co
         result.notes += [f"{text}; its autoscaler would have to start nodes" for text in short]
     else:
         result.problems += short
+    if not short:
+        # Those that may be more are counted once more, with all of them.
+        largest = [replace(wish, count=wish.most or wish.count, most=None) for wish in wishes]
+        result.notes += [
+            f"{text}; the run can do with fewer" for text in shortages(largest, cluster.nodes)
+        ]
     total: dict[str, float] = defaultdict(float)
     for node in cluster.nodes:
         for kind in ("CPU", "GPU"):

@@ -5,7 +5,7 @@ import logging
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, cast
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
+from kd_ray.cluster.room import GROUP_LABEL, Node, Wish, room_for, shortages
 from kd_ray.config.places import local_path
 from kd_ray.teachers.inference import InferenceJob, LoadTeachers, ShardRecord, ShardScorer
 from kd_ray.teachers.store import StoreError, TargetStore
@@ -28,6 +29,7 @@ Ray Data starts actors again without end, and the remote arguments that would bo
 deprecated; so attempts are counted in files beside the shards.
 """
 _ATTEMPTS_FOLDER = "_attempts"
+_ANYWHERE: Mapping[str, Any] = {}
 _TALK = (
     "enable_progress_bars",
     "print_on_execution_start",
@@ -95,6 +97,8 @@ def run_offline(
     actors: int = 1,
     cpus_per_actor: float = 1,
     gpus_per_actor: float = 0,
+    resources_per_actor: Mapping[str, float] = _ANYWHERE,
+    label_selector: Mapping[str, str] = _ANYWHERE,
     teachers_per_actor: int = 8,
     progress: Callable[[int, int], None] = lambda done, total: None,
     load: LoadTeachers = load_teachers,
@@ -110,6 +114,8 @@ def run_offline(
         actors: processes that score side by side.
         cpus_per_actor: that each reserves.
         gpus_per_actor: likewise; fractions share a device.
+        resources_per_actor: likewise, custom resources of the cluster.
+        label_selector: labels that an actor's node must have.
         teachers_per_actor: teachers resident at a time in an actor.
         progress: gets shards done and shards in all (times teachers), after each work item.
         load: makes teachers of checkpoint folders; importable by the actors.
@@ -136,10 +142,12 @@ def run_offline(
 
         if items:
             job = replace(job, device="cuda" if gpus_per_actor else "cpu")
-            size = _pool_size(min(actors, len(items)), cpus_per_actor, gpus_per_actor)
+            each = {"CPU": cpus_per_actor, "GPU": gpus_per_actor, **resources_per_actor}
+            wish = Wish("actors", min(actors, len(items)), each, label_selector)
+            size = _pool_size(wish)
             attempts = local_path(job.store) / _ATTEMPTS_FOLDER
             shutil.rmtree(attempts, ignore_errors=True)
-            _work_off(job, items, size, cpus_per_actor, gpus_per_actor, load, collect)
+            _work_off(job, items, replace(wish, count=size), load, collect)
             shutil.rmtree(attempts, ignore_errors=True)
         store.update_gap()
     return OfflineSummary(tuple(records), kept, time.perf_counter() - started)
@@ -205,23 +213,24 @@ def _counted_attempt(store: Path, item: WorkItem) -> Iterator[None]:
 def _work_off(
     job: InferenceJob,
     items: Sequence[WorkItem],
-    size: int,
-    cpus: float,
-    gpus: float,
+    actors: Wish,
     load: LoadTeachers,
     collect: Callable[[Sequence[ShardRecord]], None],
 ) -> None:
-    """Run all items through a pool of `size` actors; `collect` gets each item's records."""
+    """Run all items through a pool of actors; `collect` gets each item's records."""
+    custom = {name: value for name, value in actors.resources.items() if name not in ("CPU", "GPU")}
     with _quiet_ray_data():
         texts = [json.dumps(asdict(item)) for item in items]
         # One item a block: Ray Data hands out blocks, and an item is a good piece of work.
         dataset = ray.data.from_items(texts, override_num_blocks=len(texts)).map_batches(
             ShardActor,
             batch_size=1,
-            compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
+            compute=ActorPoolStrategy(size=actors.count, max_tasks_in_flight_per_actor=2),
             fn_constructor_kwargs={"job": job, "load": load},
-            num_cpus=cpus,
-            num_gpus=gpus,
+            num_cpus=actors.resources["CPU"],
+            num_gpus=actors.resources["GPU"],
+            resources=custom or None,
+            label_selector=dict(actors.labels) or None,
         )
         # Without prefetching, a shard is told of when it is done, not when the next one is. Closing
         # ends the actors at once where a failure (or Ctrl-C) leaves the loop.
@@ -251,21 +260,26 @@ def _records(answer: dict[str, Any]) -> list[ShardRecord]:
     return records
 
 
-def _pool_size(wanted: int, cpus: float, gpus: float) -> int:
+def _pool_size(wish: Wish) -> int:
     """As many actors as wanted, but no more than the cluster has room for."""
-    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    room = wanted
-    for name, each in (("CPU", cpus), ("GPU", gpus)):
-        if each > 0:
-            fitting = int(there.get(name, 0.0) / each + 1e-9)
-            if fitting < 1:
-                raise ValueError(
-                    f"an actor asks for {each:g} {name}, the cluster has {there.get(name, 0.0):g}; "
-                    f"lower {name.lower()}s_per_actor or start Ray with more"
-                )
-            room = min(room, fitting)
-    if room < wanted:
-        logger.warning("%d actors were asked for, the cluster has room for %d", wanted, room)
+    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes = [
+        Node(node["NodeID"], dict(node["Resources"]), dict(node["Labels"]))
+        for node in found
+        if node["Alive"]
+    ]
+    room = room_for(wish, nodes)
+    if room < wish.count and any(GROUP_LABEL in node.labels for node in nodes):
+        logger.info("%d actors, room for %d: the autoscaler may start nodes", wish.count, room)
+        return wish.count
+    if room < 1:
+        (why,) = shortages([wish], nodes)
+        raise ValueError(
+            f"{why}; lower cpus_per_actor or gpus_per_actor, leave out resources_per_actor or "
+            "label_selector, or start Ray with more"
+        )
+    if room < wish.count:
+        logger.warning("%d actors were asked for, the cluster has room for %d", wish.count, room)
     return room
 
 

@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+GROUP_LABEL = "ray.io/node-group"
+"""Label of nodes that `ray up` or KubeRay started, and may start more of."""
 _EPSILON = 1e-6
 _LIST = re.compile(r"^in\((.*)\)$")
 
@@ -19,15 +21,19 @@ class Wish:
     what: str
     """In the plural, e.g. `teacher hosts`."""
     count: int
+    """Without which the run does not begin."""
     resources: Mapping[str, float]
     """That each takes."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Selector of its node."""
+    most: int | None = None
+    """So many where there is room; None: `count`."""
 
     def __str__(self) -> str:
         each = " + ".join(f"{value:g} {name}" for name, value in self.resources.items() if value)
         where = ", ".join(f"{name}={value}" for name, value in self.labels.items())
-        return f"{self.count} {self.what} with {each or 'nothing'} each" + (
+        count = f"{self.count} to {self.most}" if self.most is not None else str(self.count)
+        return f"{count} {self.what} with {each or 'nothing'} each" + (
             f" on nodes with {where}" if where else ""
         )
 
@@ -94,6 +100,19 @@ class _Room:
         return sorted(fitting, key=lambda index: self._devices[index])[:count]
 
 
+def room_for(wish: Wish, nodes: Sequence[Node]) -> int:
+    """How many of `wish.count` processes find room on empty nodes."""
+    rooms = [_Room(node) for node in nodes]
+    return _place(wish, rooms)
+
+
+def _place(wish: Wish, rooms: Sequence[_Room]) -> int:
+    placed = 0
+    while placed < wish.count and any(room.take(wish) for room in rooms):
+        placed += 1
+    return placed
+
+
 def shortages(wishes: Sequence[Wish], nodes: Sequence[Node]) -> list[str]:
     """What finds no room on empty nodes, and why; empty where everything fits.
 
@@ -102,9 +121,7 @@ def shortages(wishes: Sequence[Wish], nodes: Sequence[Node]) -> list[str]:
     rooms = [_Room(node) for node in nodes]
     found = []
     for wish in sorted(wishes, key=_hardest_first):
-        placed = 0
-        while placed < wish.count and any(room.take(wish) for room in rooms):
-            placed += 1
+        placed = _place(wish, rooms)
         if placed < wish.count:
             found.append(_why_not(wish, placed, nodes))
     return found

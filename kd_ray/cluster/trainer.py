@@ -15,6 +15,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from kd_ray.cluster.group_size import number_of, record_size
 from kd_ray.cluster.pool import (
     Attachment,
     PoolAddress,
@@ -146,7 +147,7 @@ def _trainer(
     # A report waits for the controller's next look; its default is two seconds.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     workers = job.config.workers
-    cpus = math.ceil(workers.count * workers.cpus)
+    cpus = math.ceil(workers.most * workers.cpus)
     # Ray Train's cleaner of worker groups asks the dashboard's state API.
     ensure_ray(cpus=max(cpus, os.cpu_count() or 1), dashboard=True)
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
@@ -159,7 +160,7 @@ def _trainer(
         torch_config=TorchConfig(backend=backend),
         # The name is typed as the class of Ray Train before version 2, which knows no labels.
         scaling_config=ScalingConfig(  # type: ignore[call-arg]
-            num_workers=workers.count,
+            **number_of(workers),
             use_gpu=bool(workers.gpus),
             resources_per_worker=resources,
             label_selector=workers.label_selector or None,
@@ -189,10 +190,12 @@ def _work_in_group(settings: Mapping[str, Any]) -> None:
     job: TrainingJob = settings["job"]
     device = ray.train.torch.get_device() if job.config.workers.gpus else torch.device("cpu")
     collective = ProcessGroup(device) if torch.distributed.is_initialized() else Alone()
-    RunFolder(job.root, job.config.name).event(
+    run = RunFolder(job.root, job.config.name)
+    run.event(
         "worker_started", rank=collective.rank, world=collective.world, pid=os.getpid(),
         node=socket.gethostname(),
     )  # fmt: skip
+    record_size(job.config.workers, run, collective)
     train_here(job, collective, device, _report)
 
 
@@ -281,7 +284,7 @@ def _start_pool(
         return _attach(config, section, root, run)
     assert config.teachers.list is not None
     workers, hosts = config.workers, section.hosts
-    cpus = math.ceil(workers.count * workers.cpus + hosts * section.cpus_per_host)
+    cpus = math.ceil(workers.most * workers.cpus + hosts * section.cpus_per_host)
     # A worker group's cleaner needs the dashboard.
     ensure_ray(cpus=max(cpus, os.cpu_count() or 1), dashboard=workers.grouped)
     folders = read_teacher_list(config.teachers.list, root)

@@ -9,7 +9,7 @@ from typing import Any
 
 from kd_ray.cluster.search.resources import needs_of
 from kd_ray.cluster.search.space import check_space, listed_settings, read_base
-from kd_ray.commands.check_cluster import check_cluster, named_cluster
+from kd_ray.commands.check_cluster import check_cluster, named_cluster, notes_of_changes
 from kd_ray.commands.check_places import check_places
 from kd_ray.commands.estimates import estimate_caches, estimate_signals
 from kd_ray.commands.recipe import load_task
@@ -183,6 +183,7 @@ def _check_data(
     config: TrainConfig | DistillConfig, root: Path, found: Findings
 ) -> tuple[Tokens, list[Utterance]] | None:
     """Tokens, manifests with every row (audio headers, symbols, CTC lengths), warm start."""
+    found.notes += notes_of_changes(config.workers, config.training)
     tokens: Tokens | None = found.attempt(lambda: Tokens.load(token_file(config, root)))
     rows: dict[str, list[Utterance] | None] = {}
     for manifest in (config.data.train, config.data.valid):
@@ -310,8 +311,8 @@ def _check_workers(workers: Workers, more_cpus: float, more_gpus: float, found: 
     import torch
 
     cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
-    wanted_cpus = workers.count * workers.cpus + more_cpus
-    wanted_gpus = workers.count * workers.gpus + more_gpus
+    wanted_cpus = workers.most * workers.cpus + more_cpus
+    wanted_gpus = workers.most * workers.gpus + more_gpus
     if wanted_gpus > gpus:
         found.problems.append(
             f"workers and teacher hosts ask for {wanted_gpus:g} GPUs, this machine has {gpus}; "

@@ -13,7 +13,7 @@ from kd_ray.config.commands import (
 from kd_ray.config.pool import PoolConfig
 from kd_ray.config.recipes import RecipeConfig, StudyConfig
 from kd_ray.config.sources import HostSettings, PoolSource
-from kd_ray.config.training import Workers
+from kd_ray.config.training import Training, Workers
 
 
 def named_cluster() -> str | None:
@@ -62,7 +62,10 @@ def wishes_of(config: Section) -> list[Wish]:
             wishes.append(_workers(config.base.workers, "training workers of one teacher"))
         case InferTeachersConfig():
             resources = {"CPU": config.cpus_per_actor, "GPU": config.gpus_per_actor}
-            wishes.append(Wish("inference actor or more", 1, resources))
+            resources |= config.resources_per_actor
+            most = config.actors if config.actors > 1 else None
+            labels = config.label_selector
+            wishes.append(Wish("inference actors", 1, resources, labels, most))
         case PoolConfig():
             wishes.append(_hosts(config.hosts))
         case RecipeConfig():
@@ -72,6 +75,26 @@ def wishes_of(config: Section) -> list[Wish]:
     return wishes
 
 
+def notes_of_changes(workers: Workers, training: Training) -> list[str]:
+    """What a number of workers that may change brings with it."""
+    if workers.fewest == workers.most:
+        return []
+    changes = f"workers.count is {workers.fewest} to {workers.most}"
+    notes = []
+    if training.checkpoint_every_updates is None:
+        notes.append(
+            f"{changes}: each change takes the group back to its last checkpoint, which is that of "
+            "an epoch's end; training.checkpoint_every_updates makes that cheaper"
+        )
+    if not workers.resources_per_worker:
+        notes.append(
+            f"{changes}, without resources_per_worker: Ray Train counts what nodes have, not what "
+            "is free, so teacher hosts or other jobs on the same nodes can keep a group from "
+            "starting; with a custom resource workers have nodes of their own"
+        )
+    return notes
+
+
 def _worker_wishes(workers: Workers) -> list[Wish]:
     # One worker without a GPU runs in the process of the command, which reserves nothing.
     return [_workers(workers, "training workers")] if workers.grouped or workers.gpus else []
@@ -79,7 +102,8 @@ def _worker_wishes(workers: Workers) -> list[Wish]:
 
 def _workers(workers: Workers, what: str) -> Wish:
     resources = {"CPU": workers.cpus, "GPU": workers.gpus} | workers.resources_per_worker
-    return Wish(what, workers.count, resources, workers.label_selector)
+    most = workers.most if workers.most > workers.fewest else None
+    return Wish(what, workers.fewest, resources, workers.label_selector, most)
 
 
 def _hosts(hosts: HostSettings) -> Wish:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from kd_ray.cluster.offline import OfflineSummary, run_offline
-from kd_ray.cluster.runtime import ensure_ray
+from kd_ray.cluster.runtime import ensure_ray, require_cluster
 from kd_ray.config.commands import InferTeachersConfig
 from kd_ray.config.sources import Computation
 from kd_ray.evaluation.system import read_teacher_list
@@ -51,12 +51,16 @@ def infer_teachers(config: InferTeachersConfig, root: Path) -> OfflineSummary:
         folders={info.digest: folder for info, folder in zip(infos, folders, strict=True)},
         batch_size=config.batch_size,
     )
+    if config.placed:
+        require_cluster("resources_per_actor or label_selector")
     with ensure_ray(cpus=max(2, round(config.actors * config.cpus_per_actor) + 1)):
         summary = run_offline(
             job,
             actors=config.actors,
             cpus_per_actor=config.cpus_per_actor,
             gpus_per_actor=config.gpus_per_actor,
+            resources_per_actor=config.resources_per_actor,
+            label_selector=config.label_selector,
             teachers_per_actor=config.teachers_per_actor,
             progress=_Progress(),
             load=partial(load_teachers, computation=computation),

@@ -92,7 +92,7 @@ def _task_cpus(task: Section, root: Path) -> int:
         # As for a search alone, on a machine of one CPU.
         return private_cpus(task, needs_of(task, read_base(task, root)), 1)
     if isinstance(task, TrainConfig | DistillConfig) and task.workers.grouped:
-        cpus += task.workers.count * task.workers.cpus
+        cpus += task.workers.most * task.workers.cpus
     if isinstance(task, DistillConfig) and isinstance(task.teachers.source, PoolSource):
         cpus += task.teachers.source.hosts * task.teachers.source.cpus_per_host
     return math.ceil(cpus)

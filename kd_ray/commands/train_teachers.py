@@ -56,10 +56,10 @@ def train_teachers(config: TrainTeachersConfig, root: Path) -> Path:
         runs[name].open(configs[name])
     if todo:
         workers = config.base.workers
-        slots = config.max_parallel or _slots(workers.cpus * workers.count)
+        slots = config.max_parallel or _slots(workers.cpus * workers.most)
         logger.info("training %d teachers, %d at a time", len(todo), min(slots, len(todo)))
         watcher = EpochWatcher([runs[name] for name in todo], config.base.training.epochs)
-        cpus = math.ceil(workers.cpus * workers.count * min(slots, len(todo))) + 1
+        cpus = math.ceil(workers.cpus * workers.most * min(slots, len(todo))) + 1
         with ensure_ray(cpus=cpus, dashboard=workers.grouped):
             results = run_side_by_side(
                 run_training,

@@ -24,6 +24,7 @@ from kd_ray.config.evaluation import BleuTokenizer, CascadeSystem, Head, Protoco
 from kd_ray.config.generation import TranscribeConfig, TranslateConfig
 from kd_ray.config.imitation import PRESETS
 from kd_ray.config.model import Model, Recognizer, SpeechToText, TextToText
+from kd_ray.config.placing import LabelSelector, Resources
 from kd_ray.config.pool import PoolConfig
 from kd_ray.config.recipes import RecipeConfig, StudyConfig
 from kd_ray.config.search import SearchConfig
@@ -159,8 +160,17 @@ class InferTeachersConfig(Computation):
     actors: int = Field(1, ge=1)
     cpus_per_actor: float = Field(1, gt=0)
     gpus_per_actor: float = Field(0, ge=0)
+    resources_per_actor: Resources = Field({})
+    """Custom resources of the cluster that each actor takes, e.g. `{teachers: 1}`."""
+    label_selector: LabelSelector = Field({})
+    """Labels that an actor's node must have."""
     teachers_per_actor: int = Field(8, ge=1)
     """Teachers resident at a time; a longer list is worked off in groups."""
+
+    @property
+    def placed(self) -> bool:
+        """Whether actors are sent to nodes of a certain kind."""
+        return bool(self.resources_per_actor or self.label_selector)
 
     @model_validator(mode="after")
     def _actors_can_compute_so(self) -> Self:

@@ -260,6 +260,8 @@ def _walk(
         if tagged and not any(step in section.model_fields for section in inner):
             inner = sections = tagged
             continue
+        if isinstance(step, str) and step.startswith("("):
+            continue  # The tag of a value that has no `type`: no key.
         keys.append(str(step))
         if isinstance(step, int):
             continue

@@ -15,7 +15,8 @@ def _are_custom(resources: dict[str, float]) -> dict[str, float]:
     if wrong:
         raise ValueError(
             f"{', '.join(wrong)}: these are for a cluster's custom resources; CPUs and GPUs have "
-            "keys of their own (cpus_per_host, gpus_per_host; workers.cpus, workers.gpus)"
+            "keys of their own (cpus_per_host, gpus_per_host; workers.cpus, workers.gpus; "
+            "cpus_per_actor, gpus_per_actor)"
         )
     return resources
 

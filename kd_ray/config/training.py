@@ -1,8 +1,8 @@
 """Sections about optimisation and about where training runs."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from kd_ray.config.base import Section
 from kd_ray.config.placing import LabelSelector, Resources
@@ -72,7 +72,8 @@ class Training(Section):
     max_updates: int | None = Field(None, ge=1)
     """Stop after this many updates even if epochs are left."""
     accumulation: int = Field(1, ge=1)
-    """Micro-batches per worker and update; does not change the result."""
+    """Micro-batches per worker and update; does not change the result. Where the number of workers
+    may change, of the largest group; in a smaller one a worker has more of them."""
     lookahead: int = Field(1, ge=0)
     """Batches whose teacher signals are asked for ahead of the student's update."""
     optimizer: Optimizer = Optimizer()
@@ -107,12 +108,41 @@ class Training(Section):
         return self
 
 
+class WorkerRange(Section):
+    """As many workers as the cluster has room for; what an update learns from stays the same."""
+
+    min: int = Field(ge=1)
+    """With room for fewer, training waits."""
+    max: int
+    """The global batch is split for so many, however many there are."""
+    look_every_s: float = Field(60.0, gt=0)
+    """How often a group looks for room for more workers. It then starts again, larger, from its
+    last checkpoint."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.max <= self.min:
+            raise ValueError(
+                f"min {self.min} and max {self.max}: max must be larger; for a fixed number write "
+                f"count: {self.min}"
+            )
+        return self
+
+
+def _count(value: Any) -> str:
+    """In parentheses: what follows `count` in an error is no key."""
+    return "(range)" if isinstance(value, dict | WorkerRange) else "(number)"
+
+
 class Workers(Section):
     """Where training runs."""
 
-    count: int = Field(1, ge=1)
-    """Worker processes (DDP). One worker runs without a worker group, unless it is sent to a node
-    by `resources_per_worker` or `label_selector`."""
+    count: Annotated[
+        Annotated[int, Field(ge=1), Tag("(number)")] | Annotated[WorkerRange, Tag("(range)")],
+        Discriminator(_count),
+    ] = 1
+    """Worker processes (DDP), or the fewest and most of them. One worker runs without a worker
+    group, unless it is sent to a node by `resources_per_worker` or `label_selector`."""
     cpus: float = Field(1, gt=0)
     """CPUs that each worker reserves; also its torch threads."""
     gpus: float = Field(0, ge=0)
@@ -130,6 +160,31 @@ class Workers(Section):
         return bool(self.resources_per_worker or self.label_selector)
 
     @property
+    def fewest(self) -> int:
+        """Workers without which training does not begin."""
+        return self.count if isinstance(self.count, int) else self.count.min
+
+    @property
+    def most(self) -> int:
+        """Workers where there is room for all of them."""
+        return self.count if isinstance(self.count, int) else self.count.max
+
+    @property
     def grouped(self) -> bool:
         """Whether training needs a worker group, instead of the process that starts it."""
-        return self.count > 1 or self.placed
+        return self.most > 1 or self.placed
+
+    @model_validator(mode="after")
+    def _room_can_be_counted(self) -> Self:
+        """Ray Train 2.60 counts the room for a group that may change by resources, not by labels.
+
+        It would take nodes without the label for room, and wait for a group that never starts.
+        """
+        if self.fewest < self.most and self.label_selector and not self.resources_per_worker:
+            raise ValueError(
+                f"count {self.fewest} to {self.most} with label_selector "
+                f"{self.label_selector}: Ray Train counts the room for such a group by resources "
+                "alone; give its nodes a custom resource, and name that in resources_per_worker "
+                "(with or without the label)"
+            )
+        return self

@@ -127,7 +127,9 @@ def _run(run: Run) -> Html:
         if run.faults
         else Html("")
     )
-    inside = joined([_signal(run), _costs(run), _losses(run), _events(run), _repeat(run)])
+    inside = joined(
+        [_signal(run), _costs(run), _losses(run), _workers(run), _events(run), _repeat(run)]
+    )
     return h(
         '<details class="run card"{open}><summary><b>{label}</b>'
         '<span class="badge {badge}">{status}</span>{faults}{summary}</summary>'
@@ -243,6 +245,22 @@ def _losses(run: Run) -> Html:
     return h(
         "<h4>Losses of teachers</h4>{table}", table=_plain_table(["who", "what became of it"], rows)
     )
+
+
+def _workers(run: Run) -> Html:
+    """How many workers each group had, where that could change."""
+    groups = [event for event in run.events if event.get("kind") == "worker_count"]
+    if not groups:
+        return Html("")
+    rows = [
+        (
+            when(group["time"]) if "time" in group else NONE,
+            f"{group.get('now')} of at most {group.get('most')}",
+            str(group.get("reason", NONE)),
+        )
+        for group in groups
+    ]
+    return h("<h4>Workers</h4>{table}", table=_plain_table(["from", "workers", "because of"], rows))
 
 
 def _events(run: Run) -> Html:

@@ -138,21 +138,21 @@ class GlobalBatches:
 
 
 def shard(
-    rows: Sequence[int], rank: int, world: int, accumulation: int = 1
-) -> list[tuple[int, ...]]:
-    """The micro-batches of one worker: `accumulation` tuples, which may be empty.
+    rows: Sequence[int], rank: int, world: int, parts: int
+) -> list[tuple[int, tuple[int, ...]]]:
+    """The micro-batches of one worker: number and rows of each; the rows may be none.
 
-    Rows are dealt like cards, to the workers' first micro-batches, then to their second ones: all
-    parts differ by at most one row and have about the same durations. Over all ranks every row
-    appears once.
+    Rows are dealt like cards to `parts` micro-batches, which differ by at most one row and have
+    about the same durations; these are dealt to the workers in the same way. A micro-batch is a
+    function of the global batch and `parts` alone: it stays the same when workers come or go.
+    Over all ranks every row appears once.
     """
-    if world < 1 or accumulation < 1 or not 0 <= rank < world:
+    if not 0 <= rank < world <= parts:
         raise ValueError(
-            f"shard: rank {rank} of world {world} with accumulation {accumulation}; "
-            "rank must be in 0..world-1, world and accumulation at least 1"
+            f"shard: rank {rank} of world {world} with {parts} micro-batches; rank must be in "
+            "0..world-1, and every worker needs a micro-batch"
         )
-    parts = world * accumulation
-    return [tuple(rows[turn * world + rank :: parts]) for turn in range(accumulation)]
+    return [(part, tuple(rows[part::parts])) for part in range(rank, parts, world)]
 
 
 def _check(ids: Sequence[str], durations_s: Sequence[float], batches: Batches) -> None:

@@ -114,7 +114,7 @@ def build_student(
         schedule.load_dict(state["schedule"])
         progress = _progress(state["progress"], leads=collective.rank == 0)
         rollouts = checkpoints.rollouts(latest)
-    deadline_s = _deadline_s(config)
+    deadline_s, patience_s = _deadline_s(config), _patience_s(config)
     planner = None
     if distills is not None:
         planner = build_planner(
@@ -122,13 +122,13 @@ def build_student(
             epochs=training.epochs, device=device, exchange=collective.gather,
             saved=in_flight_from_json(rollouts.get("in_flight", {})),
             stored=rollouts.get("memory", {}),
-            source=source, tokens=tokens, timeout_s=deadline_s + 30.0,
+            source=source, tokens=tokens, timeout_s=patience_s,
         )  # fmt: skip
         if distills.distillation.aggrevate is not None:
             assert planner is not None, "every sentence gets a rollout"
             assert source is not None, "a distillation has a source"
             planner = explorer_of(
-                planner, source, fusion_of(distills, strategy), tokens, deadline_s + 30.0
+                planner, source, fusion_of(distills, strategy), tokens, patience_s
             )
     pipeline = Pipeline(
         splits["train"],
@@ -138,12 +138,13 @@ def build_student(
         lookahead=training.lookahead if planner is None else planner.staleness,
         rank=collective.rank,
         world=collective.world,
-        accumulation=training.accumulation,
+        # A group that is smaller than it may be takes the same micro-batches, more of them each.
+        parts=max(config.workers.most, collective.world) * training.accumulation,
         source=source,
         request=None if distills is None else build_request(distills, deadline_s, strategy),
         planner=planner,
         with_audio=source is not None and _teachers_hear(source),
-        timeout_s=deadline_s + 30.0,
+        timeout_s=patience_s,
     )
 
     source_table = None if inventories.source is None else inventories.source.to_dict()
@@ -209,7 +210,7 @@ def build_student(
         training=training,
         num_teachers=len(source.describe().teachers) if source is not None else 0,
         trust=getattr(strategy, "trust", "ctc_greedy"),
-        signal_timeout_s=deadline_s + 30.0,
+        signal_timeout_s=patience_s,
         alpha=_alpha_schedule(config, total_updates),
         save_best=save_best,
         last_models=last_models,
@@ -286,3 +287,14 @@ def _deadline_s(config: TrainConfig | DistillConfig) -> float:
     if isinstance(config, DistillConfig) and isinstance(config.teachers.source, PoolSource):
         return config.teachers.source.deadline_s
     return 600.0
+
+
+def _patience_s(config: TrainConfig | DistillConfig) -> float:
+    """After which a signal is late, whatever the source does to get it.
+
+    Hosts of a pool may be lost at their deadline, be waited for, and be asked once more.
+    """
+    patience_s = _deadline_s(config) + 30.0
+    if isinstance(config, DistillConfig) and isinstance(config.teachers.source, PoolSource):
+        patience_s += config.teachers.source.recover_s + config.teachers.source.deadline_s
+    return patience_s

@@ -3,7 +3,8 @@
     for each update:  wait for signals -> global counts -> losses, gradients -> step
     for each epoch:   validate -> keep the best model -> checkpoint
 
-Everything random depends on (seed, update, worker), so a resumed run repeats an uninterrupted one.
+Everything random depends on (seed, update), so a resumed run repeats an uninterrupted one, also
+with another number of workers.
 """
 
 import logging

@@ -33,6 +33,8 @@ class MicroBatch:
     """
 
     batch: Batch
+    part: int = 0
+    """Which micro-batch of the update it is, among those of all workers."""
     ghost: bool = False
     items: Items | None = None
     rollouts: Rollouts = field(default_factory=dict)
@@ -82,20 +84,21 @@ class Pipeline:
         lookahead: int,
         rank: int = 0,
         world: int = 1,
-        accumulation: int = 1,
+        parts: int = 1,
         source: TeacherSource | None = None,
         request: BuildRequest | None = None,
         planner: Planner | None = None,
         with_audio: bool = False,
         timeout_s: float = 600.0,
     ):
+        """`parts`: micro-batches of an update, over all workers, which take turns at them."""
         self.data = data
         self.batches = batches
         self.total_updates = total_updates
         self.lookahead = lookahead
         self.rank = rank
         self.world = world
-        self.accumulation = accumulation
+        self.parts = parts
         self.source = source
         self.request = request
         self.planner = planner
@@ -166,13 +169,13 @@ class Pipeline:
             ends_epoch=last or self.batches.at(index + 1)[0] != epoch,
             utterance_ids=tuple(self.data.utterances[row].id for row in rows),
         )
-        for part in shard(rows, self.rank, self.world, self.accumulation):
-            if part:
-                batch = self.data.batch(part, with_audio=self.with_audio)
-                update.micro_batches.append(MicroBatch(batch))
+        for part, mine in shard(rows, self.rank, self.world, self.parts):
+            if mine:
+                batch = self.data.batch(mine, with_audio=self.with_audio)
+                update.micro_batches.append(MicroBatch(batch, part))
             elif self.world > 1:
                 ghost = self.data.batch(rows[:1], with_audio=False)
-                update.micro_batches.append(MicroBatch(ghost, ghost=True))
+                update.micro_batches.append(MicroBatch(ghost, part, ghost=True))
         update.data_s = time.perf_counter() - started
         if self.planner is not None:
             started = time.perf_counter()

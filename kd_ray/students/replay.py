@@ -94,6 +94,11 @@ def dump_update(
     folder = everything / f"update-{update.index + 1:08d}"
     mine = folder / f"rank-{learner.collective.rank}"
     shutil.rmtree(mine, ignore_errors=True)
+    if learner.collective.rank == 0:
+        # Shares of a larger group, which came to this update before.
+        for other in folder.glob("rank-*"):
+            if int(other.name.split("-")[1]) >= learner.collective.world:
+                shutil.rmtree(other, ignore_errors=True)
     save_model(mine / "model", learner.model, tokens=tokens.to_dict(), extra={})
     arrays: dict[str, np.ndarray] = {}
     for position, (micro, signal) in enumerate(zip(update.micro_batches, signals, strict=True)):
@@ -105,7 +110,11 @@ def dump_update(
         "ends_epoch": update.ends_epoch,
         "utterance_ids": list(update.utterance_ids),
         "micro_batches": [
-            {"utterance_ids": list(micro.batch.utterance_ids), "ghost": micro.ghost}
+            {
+                "utterance_ids": list(micro.batch.utterance_ids),
+                "part": micro.part,
+                "ghost": micro.ghost,
+            }
             for micro in update.micro_batches
         ],
         "world": learner.collective.world,
@@ -157,7 +166,6 @@ def replay_update(folder: Path) -> Replay:
 
     for share, each in zip(shares, described, strict=True):
         update, signals = _read(share, each)
-        learner.collective.rank = int(share.name.split("-")[1])
         sums = learner.accumulate_gradients(
             update, signals, each["counts"], alpha=each["alpha"], on_losses=watch
         )
@@ -250,7 +258,7 @@ def _read(share: Path, described: Mapping[str, Any]) -> tuple[Update, list[Signa
             audio=None,
         )
         items = _items(f"{position}.", arrays)
-        micro_batches.append(MicroBatch(batch, ghost=each["ghost"], items=items))
+        micro_batches.append(MicroBatch(batch, part=each["part"], ghost=each["ghost"], items=items))
         signals.append(_signal(f"{position}.", batch, arrays))
     update = Update(
         index=described["update"],

@@ -1,7 +1,7 @@
 """One update's gradients: global counts, then forward and backward through every micro-batch.
 
-Everything random depends on (seed, update, worker, micro-batch), so that the same step can be taken
-again: by a resumed run, and by `students.replay`.
+Everything random depends on (seed, update, micro-batch), so that the same step can be taken again:
+by a resumed run, by another number of workers, and by `students.replay`.
 """
 
 import hashlib
@@ -120,7 +120,7 @@ class Learner:
         last = len(update.micro_batches) - 1
         self.forward.train()
         for position, (micro, signal) in enumerate(zip(update.micro_batches, signals, strict=True)):
-            _seed(self.seed, update.index, self.collective.rank, position)
+            _seed(self.seed, update.index, micro.part)
             if self.collective.world > 1 and position < last:
                 with self.forward.no_sync():  # type: ignore[operator]
                     self._backward(update, micro, signal, counts, sums, alpha, on_losses)
@@ -194,7 +194,7 @@ class Learner:
         return np.array([self.model.output_frames(int(length)) for length in micro.batch.lengths])
 
 
-def _seed(seed: int, update: int, rank: int, position: int) -> None:
-    """Dropout depends on where we are, not on how we came here."""
-    text = f"{seed}/{update}/{rank}/{position}".encode()
+def _seed(seed: int, update: int, part: int) -> None:
+    """Dropout depends on where we are, not on how we came here, nor on who takes the step."""
+    text = f"{seed}/{update}/0/{part}".encode()
     torch.manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:7], "big"))

@@ -108,7 +108,8 @@ def test_a_teacher_that_takes_its_process_down_is_not_tried_for_ever(tmp_path):
 def test_more_than_the_cluster_has_is_refused_at_once(tmp_path):
     job = inference_job(tmp_path)
     with pytest.raises(
-        ValueError, match=r"asks for 1 GPU, the cluster has 0; lower gpus_per_actor"
+        ValueError,
+        match=r"with 1 CPU \+ 1 GPU each: no node has room for one.*lower cpus_per_actor",
     ):
         run_offline(job, gpus_per_actor=1, load=load_fake_teachers)
 

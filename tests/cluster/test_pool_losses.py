@@ -28,14 +28,15 @@ PROGRAMS = Path(__file__).with_name("programs")
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 
-def program(name, *arguments):
-    """One of the programs in a process of its own."""
+def program(name, *arguments, **variables):
+    """One of the programs in a process of its own, with some variables of the environment."""
     paths = [TESTS, TESTS / "cluster", TESTS.parent]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        **variables,
     }
     environment.pop("RAY_ADDRESS", None)
     return subprocess.Popen(

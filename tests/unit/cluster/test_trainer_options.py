@@ -36,6 +36,16 @@ def test_workers_may_go_anywhere_by_default(started, tmp_path):
     assert started["scaling_config"].label_selector is None
 
 
+def test_a_group_that_may_change_is_asked_for_as_such(started, tmp_path):
+    workers = {"count": {"min": 1, "max": 2, "look_every_s": 7}}
+    config = tiny.train_config("some", workers=workers)
+    trainer._trainer(trainer.TrainingJob(config, tmp_path), RunFolder(tmp_path, "some"))
+    scaling = started["scaling_config"]
+    assert (scaling.min_workers, scaling.max_workers) == (1, 2)
+    assert scaling.elasticity_enabled
+    assert scaling.elastic_resize_monitor_interval_s == 7
+
+
 @pytest.mark.parametrize("what", ["workers", "hosts"])
 def test_a_run_for_special_nodes_does_not_wait_in_a_private_ray(what, tiny_root, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -53,6 +53,12 @@ def test_pools_inference_and_teachers_too():
         command="infer-teachers", store="s", teachers="t", splits={}, tokens="t", gpus_per_actor=1
     )
     assert [wish.resources for wish in wishes_of(infer)] == [{"CPU": 1, "GPU": 1}]
+    placed = infer.model_copy(
+        update={"actors": 3, "resources_per_actor": {"teachers": 2}, "label_selector": TEACHERS}
+    )
+    (actors,) = wishes_of(placed)
+    assert (actors.count, actors.most, actors.labels) == (1, 3, TEACHERS)
+    assert actors.resources == {"CPU": 1, "GPU": 1, "teachers": 2}
     base = tiny.train_config("base", workers={"count": 2, "cpus": 3}).model_dump(mode="json")
     many = check(
         {"command": "train-teachers", "name": "n", "base": base, "teachers": [{"name": "a"}]},
@@ -96,6 +102,8 @@ def test_the_address_of_the_command_line_comes_first(tmp_path, monkeypatch, capl
         (Workers, {"resources_per_worker": {"students": 0}}, "greater than or equal"),
         (HostSettings, {"label_selector": {"role": "in(a, b"}}, "label_selector"),
         (HostSettings, {"label_selector": {"": "a"}}, "label_selector"),
+        (InferTeachersConfig, {"resources_per_actor": {"CPU": 1}}, "cpus_per_actor"),
+        (InferTeachersConfig, {"label_selector": {"role": "in(a"}}, "label_selector"),
     ],
 )
 def test_what_ray_would_refuse_late_is_refused_early(section, content, text):

@@ -59,6 +59,21 @@ def test_the_page_shows_losses_and_does_not_list_each_question_asked_elsewhere(t
     assert "teacher_quarantined" in page
 
 
+def test_the_page_shows_how_many_workers_there_were_and_why(tmp_path: Path):
+    sizes = [(None, 2, "the first group"), (2, 1, "lost with their nodes: 1 on b")]
+    events = [
+        {"time": 1.0, "kind": "worker_count", "before": before, "now": now, "most": 2,
+         "reason": reason, "nodes": ["a", "b"][:now]}
+        for before, now, reason in sizes
+    ]  # fmt: skip
+    folder = write_run(
+        tmp_path / "c", "c", command="distill", strategy="best", final_error=20, events=events
+    )
+    page = str(runs_section([read_run(folder, "c", "student")]))
+    assert "<h4>Workers</h4>" in page
+    assert "<td>1 of at most 2</td><td>lost with their nodes: 1 on b</td>" in page
+
+
 def test_signals_that_lack_teachers_are_counted_and_add_up_over_workers():
     def signal(answered):
         nothing = np.zeros((3, 1))

@@ -138,7 +138,10 @@ def test_updates_are_counted_from_zero() -> None:
 def test_shards_partition_the_batch_evenly(
     rows: tuple[int, ...], world: int, accumulation: int
 ) -> None:
-    parts = [shard(rows, rank, world, accumulation) for rank in range(world)]
+    parts = [
+        [mine for _, mine in shard(rows, rank, world, world * accumulation)]
+        for rank in range(world)
+    ]
     assert all(len(part) == accumulation for part in parts)
     micro = [rows for part in parts for rows in part]
     assert sorted(row for rows in micro for row in rows) == sorted(rows)
@@ -150,12 +153,26 @@ def test_shards_partition_the_batch_evenly(
 def test_shards_of_a_worked_example() -> None:
     # Dealt like cards: part 0, 1 are the first micro-batches of ranks 0, 1; then the second ones.
     rows = (10, 11, 12, 13, 14, 15)
-    assert shard(rows, 0, 2, 2) == [(10, 14), (12,)]
-    assert shard(rows, 1, 2, 2) == [(11, 15), (13,)]
-    assert shard((7,), 1, 2, 2) == [(), ()]
+    assert shard(rows, 0, 2, 4) == [(0, (10, 14)), (2, (12,))]
+    assert shard(rows, 1, 2, 4) == [(1, (11, 15)), (3, (13,))]
+    assert shard((7,), 1, 2, 4) == [(1, ()), (3, ())]
 
 
-@pytest.mark.parametrize(("rank", "world", "accumulation"), [(2, 2, 1), (-1, 2, 1), (0, 1, 0)])
-def test_impossible_shards_are_refused(rank: int, world: int, accumulation: int) -> None:
+@settings(max_examples=50, deadline=None)
+@given(
+    rows=st.lists(st.integers(0, 999), unique=True, max_size=40).map(tuple),
+    parts=st.integers(1, 12),
+    data=st.data(),
+)
+def test_micro_batches_do_not_depend_on_how_many_workers_share_them(
+    rows: tuple[int, ...], parts: int, data: st.DataObject
+) -> None:
+    world = data.draw(st.integers(1, parts))
+    shares = [each for rank in range(world) for each in shard(rows, rank, world, parts)]
+    assert sorted(shares) == shard(rows, 0, 1, parts)
+
+
+@pytest.mark.parametrize(("rank", "world", "parts"), [(2, 2, 2), (-1, 2, 2), (0, 1, 0), (0, 2, 1)])
+def test_impossible_shards_are_refused(rank: int, world: int, parts: int) -> None:
     with pytest.raises(ValueError, match=f"rank {rank} of world {world}"):
-        shard((1, 2), rank, world, accumulation)
+        shard((1, 2), rank, world, parts)

@@ -54,7 +54,7 @@ class _Pending:
         self.source.log.append(("cancel", self.request))
 
 
-def make(data, source=None, *, lookahead=1, rank=0, world=1, accumulation=1, total=6):
+def make(data, source=None, *, lookahead=1, rank=0, world=1, accumulation=1, total=6, parts=None):
     batches = GlobalBatches(
         [row.id for row in data.utterances], data.sizes, Batches(batch_size=8), seed=3
     )
@@ -65,7 +65,7 @@ def make(data, source=None, *, lookahead=1, rank=0, world=1, accumulation=1, tot
         lookahead=lookahead,
         rank=rank,
         world=world,
-        accumulation=accumulation,
+        parts=parts or world * accumulation,
         source=source,
         request=lambda batch, items, epoch: batch.utterance_ids,
         with_audio=False,
@@ -124,6 +124,18 @@ def test_global_batches_do_not_depend_on_workers_or_accumulation(data, world, ac
             for micro in update.micro_batches:
                 parts.extend(() if micro.ghost else micro.batch.utterance_ids)
         assert sorted(parts) == sorted(alone[index])
+
+
+def test_a_smaller_group_takes_the_same_micro_batches(data):
+    taken = {}
+    for world in (1, 2, 3):
+        found = []
+        for rank in range(world):
+            update = next(make(data, rank=rank, world=world, parts=3).updates(2))
+            found += [(micro.part, micro.batch.utterance_ids) for micro in update.micro_batches]
+        taken[world] = sorted(found)
+    assert taken[1] == taken[2] == taken[3]
+    assert [part for part, _ in taken[1]] == [0, 1, 2]
 
 
 def test_a_worker_without_rows_gets_a_ghost(data):
