@@ -77,12 +77,18 @@ def run_training(
     run = RunFolder(root, config.name)
     run.open(config)
     try:
-        return _run_opened(config, root, run)
+        return _run_opened(config, root, run, on_epoch, group_callbacks)
     finally:
         run.close()
 
 
-def _run_opened(config: TrainConfig | DistillConfig, root: Path, run: RunFolder) -> dict[str, Any]:
+def _run_opened(
+    config: TrainConfig | DistillConfig,
+    root: Path,
+    run: RunFolder,
+    on_epoch: Callable[[Mapping[str, Any]], None],
+    group_callbacks: Sequence[UserCallback],
+) -> dict[str, Any]:
     finished = run.summary()
     if finished is not None:
         logger.info("%s is finished already; nothing to do", config.name)

@@ -45,7 +45,7 @@ def needs_of(config: SearchConfig, base: Base) -> Needs:
     if not workers.grouped:
         return Needs(_some(pool), _sum(own, hosts), _some(own))
     looks_after = {"CPU": GROUP_CPUS}
-    group = _times(workers.count, own | workers.resources_per_worker)
+    group = _times(workers.most, own | workers.resources_per_worker)
     return Needs(_some(pool), _sum(looks_after, group, hosts), looks_after)
 
 
