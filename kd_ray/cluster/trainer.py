@@ -29,6 +29,7 @@ from kd_ray.config.sources import PoolSource as PoolSection
 from kd_ray.config.sources import StoreSource as StoreSection
 from kd_ray.core.contracts import TeacherSource
 from kd_ray.core.handshake import handshake
+from kd_ray.evaluation.heartbeat import note_end, noted
 from kd_ray.evaluation.run_folder import RunFolder
 from kd_ray.evaluation.system import read_teacher_list
 from kd_ray.evaluation.token_file import token_file
@@ -65,7 +66,8 @@ def run_training(config: TrainConfig | DistillConfig, root: Path) -> dict[str, A
         logger.info("%s is finished already; nothing to do", config.name)
         return finished
     _look_for_nodes(config)
-    pool = _start_pool(config, root, run)
+    with noted(run, config.command, "starting teacher hosts" if _asks_pool(config) else "starting"):
+        pool = _start_pool(config, root, run)
     job = TrainingJob(config, root, pool.address if pool else None)
     workers = config.workers
     try:
@@ -76,6 +78,9 @@ def run_training(config: TrainConfig | DistillConfig, root: Path) -> dict[str, A
         else:
             _look_before_starting(job)
             _fit(_trainer(job, run))
+    except BaseException as error:
+        note_end(run, config.command, error)
+        raise
     finally:
         if pool is not None:
             pool.close()
@@ -230,6 +235,10 @@ def _stored_data(config: DistillConfig, root: Path, pool: PoolAddress) -> str:
         config.data.train,
     )
     return ""
+
+
+def _asks_pool(config: TrainConfig | DistillConfig) -> bool:
+    return isinstance(config, DistillConfig) and isinstance(config.teachers.source, PoolSection)
 
 
 def _start_pool(
