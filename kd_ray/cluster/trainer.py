@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from kd_ray.cluster.metrics import TrainingFigures
 from kd_ray.cluster.pool import (
     Attachment,
     PoolAddress,
@@ -177,15 +179,18 @@ def train_here(
     run = RunFolder(job.root, job.config.name)
     is_distillation = isinstance(job.config, DistillConfig)
     source = open_source(job, device, run.event) if is_distillation else None
+    told = collective.rank == 0 and ray.is_initialized()
     try:
-        run_session(
-            job.config,
-            root=job.root,
-            collective=collective,
-            device=device,
-            source=source,
-            on_epoch=on_epoch,
-        )
+        with TrainingFigures(job.config.name) if told else nullcontext() as figures:
+            run_session(
+                job.config,
+                root=job.root,
+                collective=collective,
+                device=device,
+                source=source,
+                on_epoch=on_epoch,
+                reporters=[] if figures is None else [figures],
+            )
     finally:
         if source is not None:
             source.close()

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import ray
 
 from kd_ray import __version__
+from kd_ray.cluster.metrics import PoolFigures
 from kd_ray.cluster.pool.address import (
     NAMESPACE,
     HostAddress,
@@ -436,8 +437,10 @@ class PoolManager:
 
     def _watch(self) -> None:
         """Give up jobs that fell silent, and hosts that nobody needs."""
+        figures = PoolFigures(self._spec.config.name)
         while not self._ended.wait(_LOOK_S):
             config = self._spec.config
+            self._tell(figures)
             for job in self._jobs.silent(config.lease_s):
                 self._leave(job, "job_lost")
             with self._lock:
@@ -452,6 +455,19 @@ class PoolManager:
                 )
             if release:
                 self._release(f"no job for {idle_s:.0f} s")
+
+    def _tell(self, figures: PoolFigures) -> None:
+        """How many there are of what, for Prometheus."""
+        keeper, plan = self._keeper, self._plan
+        arrivals = [] if keeper is None else list(keeper.arrivals.values())
+        figures.tell(
+            up=sum(each is not None for each in arrivals),
+            down=sum(each is None for each in arrivals),
+            teachers=0 if plan is None else len(plan.teachers),
+            jobs=len(self._jobs.names),
+            deaths=0 if keeper is None else keeper.counts["deaths"],
+            respawns=0 if keeper is None else keeper.counts["respawns"],
+        )
 
     def _release(self, reason: str) -> None:
         with self._lock:
