@@ -44,14 +44,16 @@ class HostFigures:
     async def _tell_on(
         self, status: Callable[[], HostStatus], names: Callable[[], Mapping[int, str]]
     ) -> None:
-        loop = asyncio.get_running_loop()
+        loop, warned = asyncio.get_running_loop(), False
         while True:
             await asyncio.sleep(EXPORT_S)
             try:
                 await loop.run_in_executor(None, self.tell, status(), names())
             except Exception:
                 # A host without figures still answers.
-                logger.exception("figures could not be told to Ray; trying again")
+                if not warned:
+                    logger.exception("figures could not be told to Ray; trying again and again")
+                warned = True
 
     def tell(self, status: HostStatus, names: Mapping[int, str]) -> None:
         """What is new; `names` of teachers by their indices in the pool."""

@@ -17,6 +17,7 @@ class PoolFigures:
 
     def __init__(self, pool: str, instruments: Instruments | None = None) -> None:
         self._tell = instruments or Instruments(pool=pool)
+        self._warned = False
 
     def tell(
         self, *, up: int, down: int, teachers: int, jobs: int, deaths: int, respawns: int
@@ -31,4 +32,6 @@ class PoolFigures:
             self._tell.total("kd_ray_pool_respawns", respawns)
         except Exception:
             # A pool without figures is looked after all the same.
-            logger.exception("figures could not be told to Ray; trying again")
+            if not self._warned:
+                logger.exception("figures could not be told to Ray; trying again and again")
+            self._warned = True

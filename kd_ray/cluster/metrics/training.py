@@ -47,6 +47,7 @@ class TrainingFigures:
         self._job = job
         self._tell = instruments or Instruments()
         self._kinds = Names(_MOST_KINDS)
+        self._warned = False
         self._lock = threading.Lock()
         self._counts: defaultdict[tuple[str, tuple[tuple[str, str], ...]], float] = defaultdict(
             float
@@ -111,7 +112,9 @@ class TrainingFigures:
             self.tell()
         except Exception:
             # A training without figures still learns.
-            logger.exception("figures could not be told to Ray; going on")
+            if not self._warned:
+                logger.exception("figures could not be told to Ray; going on")
+            self._warned = True
 
     def _count(self, name: str, more: float, **tags: str) -> None:
         if more:
