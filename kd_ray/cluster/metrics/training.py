@@ -69,6 +69,8 @@ class TrainingFigures:
                     self._set("kd_ray_train_loss", values.get(key), part=key)
             for key, name in _GAUGES.items():
                 self._set(name, values.get(key))
+            # Of translations the one that selects is all there is: 100 minus BLEU or chrF++.
+            self._set("kd_ray_valid_error", values.get("error_rate"), head="selected")
             for key, value in values.items():
                 if key.startswith("error_rate_"):
                     self._set("kd_ray_valid_error", value, head=key.removeprefix("error_rate_"))

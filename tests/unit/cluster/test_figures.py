@@ -222,6 +222,7 @@ def test_a_training_tells_amounts_and_how_it_stands():
     assert told.values["kd_ray_train_loss", "s/trials/x", "loss"] == 1.0
     assert told.values["kd_ray_train_loss", "s/trials/x", "kd_ctc"] == 1.0
     assert told.values["kd_ray_valid_error", "s/trials/x", "ctc"] == 9.0
+    assert told.values["kd_ray_valid_error", "s/trials/x", "selected"] == 9.0
     assert told.values["kd_ray_valid_best_error", "s/trials/x"] == 8.0
     assert told.values["kd_ray_train_beta", "s/trials/x"] == 0.5
     assert told.values["kd_ray_train_events", "s", "skipped_update"] == 1
