@@ -4,8 +4,11 @@ import argparse
 import difflib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from kd_ray import __version__
@@ -14,8 +17,8 @@ from kd_ray.config.base import Section
 from kd_ray.config.load import ConfigError, load, root_folder
 from kd_ray.config.places import address_of
 
-_LOOKS = ("check", "inspect", "selftest")
-"""Commands that look into configurations of other commands."""
+_LOOKS = ("check", "inspect", "selftest", "status")
+"""Commands that look into configurations, or runs, of other commands."""
 
 _HELP = {
     "prepare": "make manifests and tokens from a corpus, and check every row",
@@ -38,6 +41,7 @@ _HELP = {
     "check": "find problems of a configuration before anything starts",
     "inspect": "one utterance: reference, teachers, weights, choice, student",
     "selftest": "student = teacher gives a KL of 0 through local, store and pool",
+    "status": "how runs are doing: state, progress, scores, faults (`kd-ray status RUN`)",
 }
 
 
@@ -53,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("kd_ray").setLevel(level)
     try:
-        return _run(parsed)
+        with _ended_by_sigterm():
+            return _run(parsed)
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on from its last checkpoint or finished part")
         return 130
@@ -68,6 +73,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _complain(f"kd-ray {parsed.command} failed: {error}")
         return 1
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """`ray job stop` sends SIGTERM: a run is to say in its folder that it was stopped."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _wrong_word(arguments: Sequence[str]) -> str | None:
@@ -86,6 +108,17 @@ def _wrong_word(arguments: Sequence[str]) -> str | None:
 
 def _run(parsed: argparse.Namespace) -> int:
     root = root_folder()
+    if parsed.command == "status":
+        from kd_ray.commands.status import status
+
+        status(
+            parsed.run,
+            root,
+            as_json=parsed.json,
+            watch=parsed.watch,
+            stale_after_s=parsed.stale_after,
+        )
+        return 0
     config = _load(Path(parsed.config), parsed.overrides, root)
     if parsed.command == "check":
         if parsed.address is not None:
@@ -179,6 +212,9 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="S",
                 help="status: again every S seconds",
             )
+        if name == "status":
+            _add_status(command)
+            continue
         if name == "check":
             command.add_argument(
                 "--address",
@@ -196,6 +232,29 @@ def _parser() -> argparse.ArgumentParser:
             "overrides", nargs="*", metavar="key=value", help="e.g. training.epochs=3"
         )
     return parser
+
+
+def _add_status(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "run",
+        metavar="RUN",
+        help="run folder or name, folder of runs, configuration (YAML) of runs, or target store",
+    )
+    command.add_argument("--json", action="store_true", help="one line of JSON")
+    command.add_argument(
+        "--watch",
+        type=float,
+        default=None,
+        metavar="S",
+        help="again every S seconds, until nothing more is to be expected",
+    )
+    command.add_argument(
+        "--stale-after",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds without a sign of life after which a run is stale (default: 60)",
+    )
 
 
 if __name__ == "__main__":

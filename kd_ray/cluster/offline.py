@@ -253,7 +253,7 @@ def _records(answer: dict[str, Any]) -> list[ShardRecord]:
         )
     records = [ShardRecord(**record) for record in answer["records"]]
     for record in records:
-        logger.info(
+        logger.debug(
             "split %s shard %d teacher %s: %d rows in %.2f s",
             record.split, record.shard, record.teacher, record.rows, record.seconds,
         )  # fmt: skip

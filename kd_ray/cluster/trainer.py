@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, Wor
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from kd_ray.cluster.group_size import number_of, record_size
+from kd_ray.cluster.metrics import TrainingFigures
 from kd_ray.cluster.pool import (
     Attachment,
     PoolAddress,
@@ -31,6 +33,7 @@ from kd_ray.config.sources import PoolSource as PoolSection
 from kd_ray.config.sources import StoreSource as StoreSection
 from kd_ray.core.contracts import TeacherSource
 from kd_ray.core.handshake import handshake
+from kd_ray.evaluation.heartbeat import note_end, noted
 from kd_ray.evaluation.run_folder import RunFolder
 from kd_ray.evaluation.system import read_teacher_list
 from kd_ray.evaluation.token_file import token_file
@@ -94,7 +97,8 @@ def _run_opened(
         logger.info("%s is finished already; nothing to do", config.name)
         return finished
     _look_for_nodes(config)
-    pool = _start_pool(config, root, run)
+    with noted(run, config.command, "starting teacher hosts" if _asks_pool(config) else "starting"):
+        pool = _start_pool(config, root, run)
     job = TrainingJob(config, root, pool.address if pool else None)
     workers = config.workers
     try:
@@ -105,6 +109,9 @@ def _run_opened(
         else:
             _look_before_starting(job)
             _fit(_trainer(job, run, group_callbacks))
+    except BaseException as error:
+        note_end(run, config.command, error)
+        raise
     finally:
         if pool is not None:
             pool.close()
@@ -216,15 +223,18 @@ def train_here(
     run = RunFolder(job.root, job.config.name)
     is_distillation = isinstance(job.config, DistillConfig)
     source = open_source(job, device, run.event) if is_distillation else None
+    told = collective.rank == 0 and ray.is_initialized()
     try:
-        run_session(
-            job.config,
-            root=job.root,
-            collective=collective,
-            device=device,
-            source=source,
-            on_epoch=on_epoch,
-        )
+        with TrainingFigures(job.config.name) if told else nullcontext() as figures:
+            run_session(
+                job.config,
+                root=job.root,
+                collective=collective,
+                device=device,
+                source=source,
+                on_epoch=on_epoch,
+                reporters=[] if figures is None else [figures],
+            )
     finally:
         if source is not None:
             source.close()
@@ -276,6 +286,10 @@ def _stored_data(config: DistillConfig, root: Path, pool: PoolAddress) -> str:
         config.data.train,
     )
     return ""
+
+
+def _asks_pool(config: TrainConfig | DistillConfig) -> bool:
+    return isinstance(config, DistillConfig) and isinstance(config.teachers.source, PoolSection)
 
 
 def _start_pool(

@@ -11,6 +11,7 @@ from kd_ray.config.commands import DecodeConfig
 from kd_ray.evaluation.cascade import load_any
 from kd_ray.evaluation.decode import Search, decode_utterances
 from kd_ray.evaluation.run_folder import write_json_lines
+from kd_ray.report.progress import progress
 from kd_ray.speech.audio import read_duration_s
 from kd_ray.speech.manifest import Utterance, read_manifest
 
@@ -26,10 +27,13 @@ def decode(config: DecodeConfig, root: Path) -> list[dict[str, Any]]:
     else:
         utterances = [_from_file(path, root) for path in config.audio]
     search = Search((config.decoding,), config.beam_size, config.length_penalty, config.max_tokens)
-    by_id = {
-        hypothesis.utterance_id: hypothesis
-        for hypothesis in decode_utterances(system, utterances, root, config.batch_size, search)
-    }
+    # Hypotheses that are printed must not have lines of progress between them.
+    lines = config.output is not None
+    with progress("decoding", "utterances", len(utterances), lines=lines) as task:
+        hypotheses = decode_utterances(
+            system, utterances, root, config.batch_size, search, task.advance
+        )
+        by_id = {hypothesis.utterance_id: hypothesis for hypothesis in hypotheses}
     rows: list[dict[str, Any]] = []
     for utterance in utterances:
         found = by_id[utterance.id]

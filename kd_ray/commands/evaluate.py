@@ -16,6 +16,7 @@ from kd_ray.config.strategies import TrustTable
 from kd_ray.core.translation_scores import REPORTED, TITLES, signature
 from kd_ray.evaluation.cascade import AnySystem, Cascade, load_any
 from kd_ray.evaluation.decode import Search, greedy_heads
+from kd_ray.evaluation.heartbeat import Heartbeat, Work
 from kd_ray.evaluation.run_folder import RunFolder, write_json, write_json_lines
 from kd_ray.evaluation.score import real_time_factor, score_split, split_scores
 from kd_ray.evaluation.system import (
@@ -25,6 +26,7 @@ from kd_ray.evaluation.system import (
     system_name,
 )
 from kd_ray.evaluation.translation import score_translations, translation_scores
+from kd_ray.report.progress import Task, progress
 from kd_ray.speech.manifest import Utterance, manifest_digest, read_manifest
 from kd_ray.speech.tokens import Tokens
 from kd_ray.storage import fetch
@@ -54,12 +56,42 @@ def evaluate(config: EvaluateConfig, root: Path) -> dict[str, Any]:
     splits = {name: read_manifest(root / path) for name, path in config.splits.items()}
     results = {**_header(config, root, splits), "systems": []}
     paces: dict[str, float | None] = {}
-    for entry in _entries(config, root):
-        results["systems"].append(_score(config, root, run, splits, entry, paces))
-    write_json(run.path / "results.json", results)
-    _write_trust(run, results)
-    run.write_summary({"name": config.name, "command": "evaluate", "status": "finished"})
+    entries = _entries(config, root)
+    each = sum(map(len, splits.values()))
+    total = len(entries) * each
+    with (
+        Heartbeat(run, "evaluate", Work("decoding", 0, total, "utterances")) as heartbeat,
+        progress("decoding", "utterances", total) as task,
+    ):
+        told = _Told(heartbeat, task, total, each)
+        for entry in entries:
+            results["systems"].append(_score(config, root, run, splits, entry, paces, told))
+        write_json(run.path / "results.json", results)
+        _write_trust(run, results)
+        run.write_summary({"name": config.name, "command": "evaluate", "status": "finished"})
     return results
+
+
+class _Told:
+    """Tells the heartbeat and whoever waits how much of all systems and splits is decoded."""
+
+    def __init__(self, heartbeat: Heartbeat, task: Task, total: int, each: int) -> None:
+        self._heartbeat, self._task = heartbeat, task
+        self._done, self._total, self._each = 0, total, each
+
+    def decoded(self, count: int) -> None:
+        """So many utterances more."""
+        self._done += count
+        self._tell()
+
+    def known(self) -> None:
+        """A system that was decoded in an earlier run is no work."""
+        self._total -= self._each
+        self._tell()
+
+    def _tell(self) -> None:
+        self._heartbeat.at(done=self._done, total=self._total)
+        self._task.at(self._done, self._total)
 
 
 def _header(
@@ -170,6 +202,7 @@ def _score(
     splits: Mapping[str, list[Utterance]],
     entry: Entry,
     paces: dict[str, float | None],
+    told: _Told,
 ) -> dict[str, Any]:
     system = _load(config, root, entry)
     cached = run.path / "systems" / f"{_key(config, splits, entry, system)}.json"
@@ -177,6 +210,7 @@ def _score(
     if cached.exists() and all(path.exists() for path in written):
         known: dict[str, Any] = json.loads(cached.read_text(encoding="utf-8"))
         paces.setdefault(_architecture(system), known["real_time_factor"])
+        told.known()
         return known
     folders = [
         str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
@@ -195,7 +229,7 @@ def _score(
     if isinstance(system, Cascade):
         row["asr_folder"] = folders[0]
     for name, utterances in splits.items():
-        scores, lines = _score_split(config, root, system, utterances)
+        scores, lines = _score_split(config, root, system, utterances, told)
         write_json_lines(_hypotheses_path(run, name, entry.label), lines)
         row["scores"][name] = scores
     last = list(splits)[-1]
@@ -232,7 +266,11 @@ def _search(config: EvaluateConfig, heads: tuple[Head, ...]) -> Search:
 
 
 def _score_split(
-    config: EvaluateConfig, root: Path, system: AnySystem, utterances: list[Utterance]
+    config: EvaluateConfig,
+    root: Path,
+    system: AnySystem,
+    utterances: list[Utterance],
+    told: _Told,
 ) -> tuple[dict[str, Any], Any]:
     """Scores and a line for each utterance."""
     if config.translates:
@@ -245,6 +283,7 @@ def _score_split(
             head=config.decoding,
             protocol=config.protocol,
             tokenizer=config.bleu_tokenizer,
+            on_decoded=told.decoded,
         )
         return translation_scores(translated), translated.rows
     model = system.mt.model if isinstance(system, Cascade) else system.model
@@ -256,6 +295,7 @@ def _score_split(
         column=config.column,
         batch_size=config.batch_size,
         search=_search(config, heads if config.decoding in heads else (*heads, config.decoding)),
+        on_decoded=told.decoded,
     )
     return split_scores(counted), counted.rows
 

@@ -18,6 +18,7 @@ from kd_ray.core.translation_scores import (
 )
 from kd_ray.evaluation.cascade import load_any
 from kd_ray.evaluation.decode import Hypothesis, Search, decode_utterances
+from kd_ray.report.progress import progress
 from kd_ray.speech.joining import (
     Joined,
     mix_columns,
@@ -140,12 +141,14 @@ def _texts(
         (config.decoding,), config.beam_size, config.length_penalty, config.max_tokens,
         keep_candidates=choice is not None,
     )  # fmt: skip
-    hypotheses = decode_utterances(system, rows, root, config.batch_size, search)
-    if choice is not None:
-        return _nearest(config, rows, hypotheses, system.tokens, choice)
-    return {
-        found.utterance_id: system.tokens.decode(found.by(config.decoding)) for found in hypotheses
-    }
+    with progress("decoding", "utterances", len(rows)) as task:
+        hypotheses = decode_utterances(system, rows, root, config.batch_size, search, task.advance)
+        if choice is not None:
+            return _nearest(config, rows, hypotheses, system.tokens, choice)
+        return {
+            found.utterance_id: system.tokens.decode(found.by(config.decoding))
+            for found in hypotheses
+        }
 
 
 def _nearest(

@@ -1,7 +1,6 @@
 """`kd-ray infer-teachers`: the teachers' outputs for whole splits into a target store."""
 
 import logging
-import time
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from kd_ray.cluster.runtime import ensure_ray, require_cluster
 from kd_ray.config.commands import InferTeachersConfig
 from kd_ray.config.sources import Computation
 from kd_ray.evaluation.system import read_teacher_list
+from kd_ray.report.progress import progress
 from kd_ray.speech.manifest import read_manifest
 from kd_ray.speech.tokens import Tokens
 from kd_ray.teachers.cards import Blueprints, card_of
@@ -53,7 +53,10 @@ def infer_teachers(config: InferTeachersConfig, root: Path) -> OfflineSummary:
     )
     if config.placed:
         require_cluster("resources_per_actor or label_selector")
-    with ensure_ray(cpus=max(2, round(config.actors * config.cpus_per_actor) + 1)):
+    with (
+        ensure_ray(cpus=max(2, round(config.actors * config.cpus_per_actor) + 1)),
+        progress("teachers answer", "shards") as task,
+    ):
         summary = run_offline(
             job,
             actors=config.actors,
@@ -62,7 +65,7 @@ def infer_teachers(config: InferTeachersConfig, root: Path) -> OfflineSummary:
             resources_per_actor=config.resources_per_actor,
             label_selector=config.label_selector,
             teachers_per_actor=config.teachers_per_actor,
-            progress=_Progress(),
+            progress=task.at,
             load=partial(load_teachers, computation=computation),
         )
     rows = sum(record.rows for record in summary.records)
@@ -71,16 +74,3 @@ def infer_teachers(config: InferTeachersConfig, root: Path) -> OfflineSummary:
         store.folder, len(infos), len(summary.records), rows, summary.kept, summary.wall_s,
     )  # fmt: skip
     return summary
-
-
-class _Progress:
-    """A line at most every few seconds."""
-
-    def __init__(self, every_s: float = 5.0):
-        self._every_s = every_s
-        self._next_s = time.monotonic() + every_s
-
-    def __call__(self, done: int, total: int) -> None:
-        if time.monotonic() >= self._next_s or done == total:
-            self._next_s = time.monotonic() + self._every_s
-            logger.info("teachers have answered %d of %d shards", done, total)

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,12 @@ from kd_ray.config.data import (
     MustC,
     ParallelText,
     TedLium,
+    TextColumn,
     TokensFromFairseq,
     TokenSource,
 )
 from kd_ray.config.places import address_of, local_path
+from kd_ray.report.progress import progress
 from kd_ray.speech.audio import read_duration_s
 from kd_ray.speech.checks import ANY_FRONT_END, BadRow, BadRowsError, check_rows, good_rows
 from kd_ray.speech.corpora.tables import Imported, count_rows
@@ -78,23 +80,8 @@ def prepare(config: PrepareConfig, root: Path) -> Prepared:
         for name, wanted in config.inventories.items()
         if wanted.column != config.tokens.column
     }
-    bad_rows: dict[str, list[BadRow]] = {}
-    for name, utterances in rows.items():
-        supervised = name not in UNSUPERVISED
-        bad = splits[name].faults + check_rows(
-            utterances,
-            root=root,
-            tokens=tokens if supervised else None,
-            column=config.tokens.column if supervised else None,
-            further_texts=further if supervised else None,
-            features_of=ANY_FRONT_END,
-            checks=config.checks,
-            frames_for=None,
-            read_audio=not isinstance(config.corpus, DemoCorpus),
-            needs_audio=supervised and not isinstance(config.corpus, ParallelText),
-        )
-        if bad:
-            bad_rows[name] = sorted(bad, key=lambda fault: fault.row)
+    with progress("checking rows", "rows", sum(map(len, rows.values()))) as task:
+        bad_rows = _bad_rows(config, root, splits, tokens, further, task.advance)
     if bad_rows and config.on_bad_row == "fail":
         raise UnusableCorpus(
             "\n".join(str(BadRowsError(bad, name)) for name, bad in bad_rows.items())
@@ -162,6 +149,36 @@ def _addressed(row: Utterance) -> Utterance:
     return row if address is None else replace(row, audio=str(address))
 
 
+def _bad_rows(
+    config: PrepareConfig,
+    root: Path,
+    splits: Mapping[str, Imported],
+    tokens: Tokens,
+    further: Mapping[TextColumn, Tokens],
+    on_checked: Callable[[int], None],
+) -> dict[str, list[BadRow]]:
+    """Faults by split, in the order of the rows; splits without any are left out."""
+    bad_rows: dict[str, list[BadRow]] = {}
+    for name, split in splits.items():
+        supervised = name not in UNSUPERVISED
+        bad = split.faults + check_rows(
+            split.rows,
+            root=root,
+            tokens=tokens if supervised else None,
+            column=config.tokens.column if supervised else None,
+            further_texts=further if supervised else None,
+            features_of=ANY_FRONT_END,
+            checks=config.checks,
+            frames_for=None,
+            read_audio=not isinstance(config.corpus, DemoCorpus),
+            needs_audio=supervised and not isinstance(config.corpus, ParallelText),
+            on_checked=on_checked,
+        )
+        if bad:
+            bad_rows[name] = sorted(bad, key=lambda fault: fault.row)
+    return bad_rows
+
+
 def _tokens(
     wanted: TokenSource, rows: Mapping[str, Sequence[Utterance]], root: Path, key: str
 ) -> Tokens:
@@ -194,7 +211,8 @@ def _read(config: PrepareConfig, folder: Path, root: Path) -> dict[str, Imported
         case DemoCorpus():
             from kd_ray.speech.corpora.demo import build_demo_corpus
 
-            return _manifests(build_demo_corpus(corpus, folder, root, _Progress()))
+            with progress("speaking the demo corpus", "utterances") as task:
+                return _manifests(build_demo_corpus(corpus, folder, root, task.at))
         case ManifestCorpus():
             names = ("train", "valid", "test", "unlabelled", "text_only")
             return _manifests(_named(corpus, names, root))
@@ -259,19 +277,6 @@ def _within(rows: list[Utterance], limit_s: float | None) -> tuple[list[Utteranc
             f"every training utterance is longer than max_train_duration_s = {limit_s:g}"
         )
     return kept, len(rows) - len(kept)
-
-
-class _Progress:
-    """One line for every tenth of the work: reads well on a screen and in a job's log."""
-
-    def __init__(self) -> None:
-        self._tenths = 0
-
-    def __call__(self, done: int, total: int) -> None:
-        tenths = 10 * done // max(1, total)
-        if tenths > self._tenths:
-            self._tenths = tenths
-            logger.info("speaking the demo corpus: %d of %d utterances", done, total)
 
 
 def _timed(row: Utterance, root: Path) -> Utterance:

@@ -66,15 +66,15 @@ def _run_step(step: RecipeStep, tasks: list[Section], root: Path) -> None:
     from kd_ray.cluster.parallel import run_side_by_side
 
     models = [task for task in waiting if isinstance(task, TrainConfig | DistillConfig)]
-    watcher = EpochWatcher([RunFolder(root, task.name) for task in models])
-    results = run_side_by_side(
-        run_command,
-        {_name(task): (task, root) for task in waiting},
-        cpus=1,
-        gpus=0,
-        max_parallel=step.parallel,
-        on_tick=watcher.look,
-    )
+    with EpochWatcher([RunFolder(root, task.name) for task in models]) as watcher:
+        results = run_side_by_side(
+            run_command,
+            {_name(task): (task, root) for task in waiting},
+            cpus=1,
+            gpus=0,
+            max_parallel=step.parallel,
+            on_tick=watcher.look,
+        )
     failed = {name: error for name, error in results.items() if isinstance(error, Exception)}
     if failed:
         lines = "\n".join(f"  {name}: {error}" for name, error in failed.items())

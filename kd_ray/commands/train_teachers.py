@@ -60,7 +60,7 @@ def train_teachers(config: TrainTeachersConfig, root: Path) -> Path:
         logger.info("training %d teachers, %d at a time", len(todo), min(slots, len(todo)))
         watcher = EpochWatcher([runs[name] for name in todo], config.base.training.epochs)
         cpus = math.ceil(workers.cpus * workers.most * min(slots, len(todo))) + 1
-        with ensure_ray(cpus=cpus, dashboard=workers.grouped):
+        with ensure_ray(cpus=cpus, dashboard=workers.grouped), watcher:
             results = run_side_by_side(
                 run_training,
                 {name: (each, root) for name, each in todo.items()},

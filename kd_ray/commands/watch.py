@@ -1,27 +1,70 @@
-"""Progress of trainings that run in other processes, read from their run folders."""
+"""Progress of trainings that may run in other processes, read from their run folders."""
 
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+from kd_ray.evaluation.heartbeat import BEAT_S, Work, read_state
 from kd_ray.evaluation.run_folder import RunFolder
+from kd_ray.report.progress import Display
 
 logger = logging.getLogger(__name__)
 
+_SILENT_S = 6 * BEAT_S
+"""What has not been written for so long is of a process that was killed."""
+
 
 class EpochWatcher:
-    """Logs one line for each validation that appeared since the last look."""
+    """Logs one line for each validation that appeared since the last look, and shows progress.
+
+    A context manager: progress may be bars on a terminal, which are to be taken away.
+    """
 
     def __init__(self, runs: Sequence[RunFolder], epochs: int | None = None):
         self._runs = runs
         self._epochs = epochs
         self._seen = {run.name: _size(run) for run in runs}
+        self._display = Display()
+        self._next_s = 0.0
+        self._over: set[str] = set()
 
     def look(self) -> None:
-        """Log what is new."""
+        """Show what is new."""
+        self._show_validations()
+        if time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + BEAT_S / 2
+            self._show_progress()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._show_validations()
+        self._display.__exit__(kind, error, trace)
+
+    def _show_progress(self) -> None:
+        works: dict[str, tuple[Work, float | None, float | None]] = {}
+        for run in self._runs:
+            state = None if run.name in self._over else read_state(run.path)
+            if state is None or time.time() - state.beat > _SILENT_S:
+                continue
+            if state.state == "finished":
+                self._over.add(run.name)
+            elif state.state == "running" and state.work.total:
+                works[run.name] = (state.work, state.rate, state.left_s)
+        self._display.show(works)
+
+    def _show_validations(self) -> None:
         for run in self._runs:
             path = run.path / "metrics.jsonl"
             if not path.exists():
@@ -46,14 +89,14 @@ def watching(watcher: EpochWatcher, every_s: float = 1.0) -> Iterator[None]:
         while not done.wait(every_s):
             watcher.look()
 
-    thread = threading.Thread(target=look_on, name="epoch-watcher", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        watcher.look()
+    with watcher:
+        thread = threading.Thread(target=look_on, name="epoch-watcher", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
 
 def describe_epoch(name: str, figures: dict[str, Any], epochs: int | None = None) -> str:

@@ -91,6 +91,9 @@ class Training(Section):
     """The exported model is the mean of those of the last so many validations; null: the best."""
     max_skipped_updates: int = Field(5, ge=0)
     """Updates in a row whose loss or gradient may be not finite before the run stops."""
+    tensorboard_every_updates: int | None = Field(None, ge=1)
+    """Scalars for TensorBoard into `tensorboard/` of the run folder: means of so many updates, and
+    every validation; null: none."""
     init_encoder_from: str | None = None
     """Checkpoint folder whose encoder the model starts from."""
     init_from: str | None = None

@@ -3,7 +3,7 @@
 Shapes: B utterances, T frames, V vocabulary.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
@@ -157,13 +157,18 @@ def decode_utterances(
     root: Path,
     batch_size: int,
     search: Search,
+    on_decoded: Callable[[int], None] = lambda count: None,
 ) -> Iterator[Hypothesis]:
-    """Read, encode, decode; hypotheses come longest input first."""
+    """Read, encode, decode; hypotheses come longest input first.
+
+    `on_decoded` hears of each batch how many utterances it had.
+    """
     if system.reads == "speech":
         # Waveforms are read batch by batch: a split of speech may not fit into memory.
         for rows in batches_by_duration(utterances, batch_size):
             inputs = system.read_inputs(rows, root)
             yield from system.decode_inputs(inputs, [row.id for row in rows], search)
+            on_decoded(len(rows))
         return
     texts = system.read_inputs(utterances, root)
     order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
@@ -172,6 +177,7 @@ def decode_utterances(
         yield from system.decode_inputs(
             [texts[row] for row in batch], [utterances[row].id for row in batch], search
         )
+        on_decoded(len(batch))
 
 
 def decode_features(

@@ -1,7 +1,7 @@
 """What a system is worth: error rates with alignments, and its speed."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,9 @@ def score_split(
     column: TextColumn,
     batch_size: int,
     search: Search,
+    on_decoded: Callable[[int], None] = lambda count: None,
 ) -> SplitResult:
-    """Decode and score a split.
+    """Decode and score a split; `on_decoded` hears how many utterances are done at a time.
 
     Error rates are over the units of the system's tokens (phones, words or characters; words of
     SentencePiece tokens): 100 x (substitutions + insertions + deletions) / reference units, pooled
@@ -45,7 +46,9 @@ def score_split(
     require_texts(utterances, column)
     found = {
         hypothesis.utterance_id: hypothesis
-        for hypothesis in decode_utterances(system, utterances, root, batch_size, search)
+        for hypothesis in decode_utterances(
+            system, utterances, root, batch_size, search, on_decoded
+        )
     }
     tokens = system.tokens
     references = [split_units(row.text(column) or "", tokens.unit) for row in utterances]

@@ -1,6 +1,6 @@
 """What a translator is worth: BLEU, chrF++ and TER of its texts, utterance by utterance."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,9 @@ def score_translations(
     head: Head,
     protocol: Protocol = "raw",
     tokenizer: BleuTokenizer = "13a",
+    on_decoded: Callable[[int], None] = lambda count: None,
 ) -> TranslationResult:
-    """Decode a split and score its texts.
+    """Decode a split and score its texts; `on_decoded` hears how many are done at a time.
 
     A row holds what was compared (`reference`, `hypothesis`), the manifest's transcript, what the
     translator of a cascade read (`heard`), scores of the sentence by itself, and the counts that
@@ -53,7 +54,9 @@ def score_translations(
     references = reference_texts(utterances, protocol)
     found = {
         hypothesis.utterance_id: hypothesis
-        for hypothesis in decode_utterances(system, utterances, root, batch_size, search)
+        for hypothesis in decode_utterances(
+            system, utterances, root, batch_size, search, on_decoded
+        )
     }
     texts = [system.tokens.decode(found[row.id].by(head)) for row in utterances]
     rows: list[dict[str, Any]] = [

@@ -1,7 +1,7 @@
 """What is wrong with a manifest's rows: found before a run, all at once, with reasons."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -122,6 +122,7 @@ def check_rows(
     needs_audio: bool = True,
     further_texts: Mapping[TextColumn, Tokens] | None = None,
     features_of: str | None = None,
+    on_checked: Callable[[int], None] = lambda count: None,
 ) -> list[BadRow]:
     """Every fault of every row, in the order of the rows.
 
@@ -143,6 +144,7 @@ def check_rows(
         further_texts: more columns whose text must be there, with their inventories.
         features_of: digest of the front end whose imported features the model can read, or
             `ANY_FRONT_END`; None: it reads audio only.
+        on_checked: hears how many more rows' audio was looked at.
     """
     faults: list[list[str]] = [[] for _ in utterances]
     first_row: dict[str, int] = {}
@@ -150,7 +152,10 @@ def check_rows(
         first = first_row.setdefault(utterance.id, row)
         if first != row:
             faults[row].append(f"duplicate id, first at row {first}")
-    audio = _check_audio(utterances, root, checks, read_audio, needs_audio, features_of)
+    audio: list[_AudioFinding] = []
+    for finding in _check_audio(utterances, root, checks, read_audio, needs_audio, features_of):
+        audio.append(finding)
+        on_checked(1)
     for row, utterance in enumerate(utterances):
         found, duration_s = audio[row]
         faults[row].extend(found)
@@ -184,7 +189,7 @@ def _check_audio(
     read_audio: bool,
     needs_audio: bool,
     features_of: str | None,
-) -> list[_AudioFinding]:
+) -> Iterator[_AudioFinding]:
     with ThreadPoolExecutor(_THREADS) as threads:
         # Many segments share one file (lectures): open each header once.
         paths = list(dict.fromkeys(row.audio for row in utterances if row.audio is not None))
@@ -202,7 +207,7 @@ def _check_audio(
                 return [f"audio {root / utterance.audio}: {header}"], None
             return _segment(utterance, header, root, checks, read_audio)
 
-        return list(threads.map(check, utterances))
+        yield from threads.map(check, utterances)
 
 
 def _header(path: Path) -> Header | str:

@@ -148,6 +148,8 @@ def take_update(student: Student, progress: Progress, update: Update) -> dict[st
     grad_norm = nn.utils.clip_grad_norm_(
         learner.model.parameters(), student.training.optimizer.max_grad_norm
     )
+    amounts = _amounts(update, learner.model.reads)
+    sums |= amounts
     sums = dict(zip(sums, learner.collective.sum(list(sums.values())), strict=True))
     loss = sums.pop("loss")
     parts: dict[str, float] = {part: sums[part] / (count or 1.0) for part, count in counts.items()}
@@ -166,13 +168,26 @@ def take_update(student: Student, progress: Progress, update: Update) -> dict[st
         "loss": loss,
         **parts,
         "lr": lr,
+        **({} if alpha is None else {"alpha": alpha}),
         "grad_norm": float(grad_norm),
         "utterances": len(update.utterance_ids),
+        **{name: int(sums[name]) for name in amounts},
         "data_s": update.data_s,
         "rollout_s": update.rollout_s,
         "teacher_wait_s": update.teacher_wait_s,
         **({} if monitor is None else monitor.figures(update, learner.collective)),
         "student_s": time.perf_counter() - started,
+    }
+
+
+def _amounts(update: Update, reads: str) -> dict[str, float]:
+    """This worker's tokens of references, and what it reads: frames, or tokens of the source."""
+    batches = [micro.batch for micro in update.micro_batches if not micro.ghost]
+    return {
+        "tokens": float(sum(int(batch.references.lengths.sum()) for batch in batches)),
+        "frames" if reads == "speech" else "source_tokens": float(
+            sum(int(batch.lengths.sum()) for batch in batches)
+        ),
     }
 
 

@@ -1,18 +1,21 @@
 """One worker's training from its configuration: build everything, restore, train, sum up."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from kd_ray.config.commands import DistillConfig, TrainConfig
-from kd_ray.core.contracts import TeacherSource
+from kd_ray.core.contracts import Reporter, TeacherSource
+from kd_ray.evaluation.heartbeat import Heartbeat, Work
 from kd_ray.evaluation.run_folder import RunFolder
 from kd_ray.students.assembly import build_student
 from kd_ray.students.collective import Collective
 from kd_ray.students.loop import Progress, Student, train
+from kd_ray.students.reporters import Beats, Several, TensorBoard
 from kd_ray.students.teacher_costs import cost_summary, totals
 
 logger = logging.getLogger(__name__)
@@ -29,10 +32,20 @@ def run_session(
     device: torch.device,
     source: TeacherSource | None = None,
     on_epoch: Callable[[Mapping[str, Any]], None] = lambda figures: None,
+    reporters: Sequence[Reporter] = (),
 ) -> dict[str, Any]:
     """Train one model as one of `collective.world` workers; returns the run's summary.
 
     A finished run returns its summary at once; an interrupted one goes on from its last checkpoint.
+
+    Args:
+        config: what is trained, and how.
+        root: where relative paths start.
+        collective: the other workers.
+        device: of this one.
+        source: of the teachers' signals.
+        on_epoch: hears the figures of each validation.
+        reporters: hear, on rank 0, what the run folder hears.
     """
     run = RunFolder(root, config.name)
     finished = run.summary()
@@ -40,9 +53,23 @@ def run_session(
         return finished
     leads = collective.rank == 0
     _share(run, collective)
-    student, progress = build_student(
-        config, run, root, collective, device, source=source, on_epoch=on_epoch
-    )
+    with _alive(run, config, leads=leads) as heartbeat:
+        student, progress = build_student(
+            config, run, root, collective, device, source=source, on_epoch=on_epoch
+        )
+        with _telling(student, progress, run, config, heartbeat, reporters):
+            return _train(student, progress, run, config, source)
+
+
+def _train(
+    student: Student,
+    progress: Progress,
+    run: RunFolder,
+    config: TrainConfig | DistillConfig,
+    source: TeacherSource | None,
+) -> dict[str, Any]:
+    collective = student.learner.collective
+    leads = collective.rank == 0
     if leads:
         # What came after the checkpoint (or before the first one) is about to be made again.
         run.forget_after(progress.update)
@@ -74,6 +101,63 @@ def _share(run: RunFolder, collective: Collective) -> None:
     collective.barrier()
     if collective.rank != 0:
         run.join()
+
+
+@contextmanager
+def _alive(
+    run: RunFolder, config: TrainConfig | DistillConfig, *, leads: bool
+) -> Iterator[Heartbeat | None]:
+    """One of the workers keeps the run's `state.json` up to date."""
+    if not leads:
+        yield None
+        return
+    with Heartbeat(run, config.command, Work("preparing")) as heartbeat:
+        yield heartbeat
+
+
+@contextmanager
+def _telling(
+    student: Student,
+    progress: Progress,
+    run: RunFolder,
+    config: TrainConfig | DistillConfig,
+    heartbeat: Heartbeat | None,
+    reporters: Sequence[Reporter],
+) -> Iterator[None]:
+    """Let whoever wants to know hear of every update, as the run folder does."""
+    if heartbeat is None:
+        yield
+        return
+    beats = Beats(heartbeat, student.pipeline.total_updates, config.training.epochs)
+    beats.begin(progress.update)
+    if student.num_teachers:
+        heartbeat.tell(lambda: _teachers_so_far(student, progress))
+    listeners = [student.reporter, beats, *reporters]
+    every = config.training.tensorboard_every_updates
+    if every is None:
+        student.reporter = Several(listeners)
+        yield
+        return
+    with TensorBoard(run.path / "tensorboard", every, progress.update) as board:
+        student.reporter = Several([*listeners, board])
+        yield
+
+
+def _teachers_so_far(student: Student, progress: Progress) -> dict[str, Any]:
+    """Of this worker's signals; all workers' are added up in checkpoints and the summary."""
+    counts = progress.statistics
+    return {
+        "teachers": {
+            "number": student.num_teachers,
+            "signals": counts.signals,
+            "utterances": counts.utterances,
+            "missing_answers": counts.missing_answers,
+            "shortened_signals": counts.shortened,
+            "teacher_s": counts.teacher_s,
+            "wait_s": progress.teacher_wait_s,
+            "seconds": progress.seconds,
+        }
+    }
 
 
 def _export_average(student: Student, run: RunFolder) -> dict[str, Any]:

@@ -81,6 +81,14 @@ class LatencyHistogram:
         return self.max_s
 
 
+def bin_middles() -> list[float]:
+    """One duration in seconds for each bin of `LatencyHistogram.counts`: its geometric middle.
+
+    Of the bin below the lowest edge that edge, of the one above the highest that.
+    """
+    return [_LOWEST_S * _RATIO ** min(max(0.0, index - 0.5), _BINS) for index in range(_BINS + 2)]
+
+
 def _bin_of(seconds: float) -> int:
     if seconds < _LOWEST_S:
         return 0

@@ -37,6 +37,12 @@ def hosts_prefix(pool: str) -> str:
     return f"kd_ray-pool-{pool}-host-"
 
 
+def place_of(host: str) -> tuple[str, str]:
+    """The pool and the number that the name of a host actor is made of."""
+    before, _, number = host.rpartition("-host-")
+    return before.removeprefix("kd_ray-pool-"), number
+
+
 _MANAGER: Final = "kd_ray-manager-"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 import torch
 
+from kd_ray.cluster.metrics import HostFigures
 from kd_ray.cluster.pool.address import (
     HostAddress,
     HostArrival,
@@ -19,6 +20,7 @@ from kd_ray.cluster.pool.address import (
     Loader,
     PoolAddress,
     arrays_bytes,
+    place_of,
 )
 from kd_ray.cluster.pool.nodes import seat_here
 from kd_ray.cluster.pool.plan import PoolPlan
@@ -60,6 +62,7 @@ class HostProcess:
         recognizer: TranscriberSpec | None = None,
         memory_share: float = 1.0,
         known: Mapping[int, TeacherInfo] | None = None,
+        shared: bool = False,
     ) -> None:
         torch.set_num_threads(max(1, math.floor(settings.cpus_per_host)))
         device = "cuda" if settings.gpus_per_host > 0 else "cpu"
@@ -81,6 +84,8 @@ class HostProcess:
                 load(folders, device), indices, lambda folder: load([folder], device)[0]
             )
         self._kept: Any = None
+        self._shared = shared
+        self._figures: HostFigures | None = None
         self._host = TeacherHost(
             residents,
             num_teachers=num_teachers,
@@ -99,6 +104,12 @@ class HostProcess:
 
     async def arrive(self) -> HostArrival:
         """Answers once the teachers are loaded."""
+        if self._figures is None:
+            self._figures = HostFigures(*_labels(shared=self._shared))
+            self._figures.start(
+                lambda: self._host.status,
+                lambda: {info.index: info.name for info in self._host.infos},
+            )
         node = ray.get_runtime_context().get_node_id()
         infos = self._host.infos
         teachers = tuple(info.index for info in infos)
@@ -160,6 +171,12 @@ class HostProcess:
     async def status(self) -> HostStatus:
         """Queue and counters."""
         return self._host.status
+
+
+def _labels(*, shared: bool) -> tuple[str, str]:
+    """What the pool and this host are called in figures: labels that come again."""
+    pool, number = place_of(str(ray.get_runtime_context().get_actor_name()))  # type: ignore[no-untyped-call]
+    return pool if shared else "(a job's own)", number
 
 
 HostActor = ray.remote(HostProcess)
@@ -227,7 +244,7 @@ class HostStarter:
         folders = plan.folders(name)
         handle: HostHandle = actor.remote(
             list(folders.values()), list(folders), len(plan.teachers), self._settings, self._load,
-            self._recognizer, memory_share, known,
+            self._recognizer, memory_share, known, self._lifetime is not None,
         )  # fmt: skip
         return handle
 

@@ -13,6 +13,7 @@ from collections import deque
 from typing import Any
 
 from kd_ray import __version__
+from kd_ray.cluster.metrics import PoolFigures
 from kd_ray.cluster.pool.address import (
     NAMESPACE,
     HostHandle,
@@ -362,8 +363,10 @@ class PoolManager:
 
     def _watch(self) -> None:
         """Give up jobs that fell silent, and hosts that nobody needs."""
+        figures = PoolFigures(self._spec.config.name)
         while not self._ended.wait(_LOOK_S):
             config = self._spec.config
+            self._tell(figures)
             for job in self._jobs.silent(config.lease_s):
                 self._leave(job, "job_lost")
             # Hosts that a change starts would not be let go with the others.
@@ -390,6 +393,19 @@ class PoolManager:
                 return
             if self._ready.is_set() and time.monotonic() >= self._rest_until_s:
                 self._bring_up()
+
+    def _tell(self, figures: PoolFigures) -> None:
+        """How many there are of what, for Prometheus."""
+        keeper, plan = self._keeper, self._plan
+        arrivals = [] if keeper is None else list(keeper.arrivals.values())
+        figures.tell(
+            up=sum(each is not None for each in arrivals),
+            down=sum(each is None for each in arrivals),
+            teachers=0 if plan is None else len(plan.teachers),
+            jobs=len(self._jobs.names),
+            deaths=0 if keeper is None else keeper.counts["deaths"],
+            respawns=0 if keeper is None else keeper.counts["respawns"],
+        )
 
     def _release(self, reason: str) -> None:
         # Under the lock until they are gone: a job that comes now would find them dying.

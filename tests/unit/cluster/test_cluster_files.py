@@ -26,7 +26,9 @@ LAUNCHED = [CHECKOUT / "cluster.yaml", FOLDER / "gcp.yaml", FOLDER / "on_premise
 KUBERNETES = sorted((FOLDER / "kuberay").glob("*.yaml"))
 DOCKERFILES = sorted((CHECKOUT / "docker").glob("Dockerfile.*"))
 SLURM = FOLDER / "slurm.sh"
-EVERY_FILE = [*LAUNCHED, *KUBERNETES, *DOCKERFILES, SLURM]
+# What it shows is looked at in test_figures.py.
+DASHBOARD = FOLDER / "grafana" / "kd_ray.json"
+EVERY_FILE = [*LAUNCHED, *KUBERNETES, *DOCKERFILES, SLURM, DASHBOARD]
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 REQUIREMENTS = {each.name: each for each in map(Requirement, PROJECT["dependencies"])}
 
