@@ -175,7 +175,7 @@ class HostProcess:
 
 def _labels(*, shared: bool) -> tuple[str, str]:
     """What the pool and this host are called in figures: labels that come again."""
-    pool, number = place_of(str(ray.get_runtime_context().get_actor_name()))  # type: ignore[no-untyped-call]
+    pool, number = place_of(str(ray.get_runtime_context().get_actor_name()))
     return pool if shared else "(a job's own)", number
 
 
