@@ -55,7 +55,7 @@ class Head:
             )  # fmt: skip
 
     def __enter__(self) -> Self:
-        until(lambda: "Ray runtime started" in self._log.read_text(), 120, self._still_there)
+        until(self._is_up, 120, self._log.read_text)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -82,12 +82,9 @@ class Head:
     def stop(self, job: str) -> None:
         """`ray job stop`, until it says that the job is stopped."""
         done = self._job("stop", job)
-        assert done.returncode == 0, done.stdout + done.stderr
-        until(lambda: "STOPPED" in self._job("status", job).stdout, 60)
-
-    def status(self, job: str) -> str:
-        """What `ray job status` prints."""
-        return self._job("status", job).stdout
+        said = done.stdout + done.stderr
+        assert done.returncode == 0, said
+        assert "was stopped" in said, said
 
     def logs(self, job: str) -> str:
         """What `ray job logs` prints."""
@@ -128,8 +125,9 @@ class Head:
             pid = stat.rsplit(")", 1)[1].split()[1]
         return False
 
-    def _still_there(self) -> None:
+    def _is_up(self) -> bool:
         assert self._process.poll() is None, self._log.read_text()
+        return "Ray runtime started" in self._log.read_text()
 
     def _list(self, what: str) -> list[dict[str, Any]]:
         done = self._ray("list", what, "--address", self.address, "--format", "json", "--limit=999")
@@ -151,11 +149,11 @@ class Head:
 
 
 def until(
-    condition: Callable[[], object], timeout_s: float, check: Callable[[], None] = lambda: None
+    condition: Callable[[], object], timeout_s: float, why_not: Callable[[], object] = str
 ) -> None:
-    """Wait until `condition()`; `check` may find that it will never be."""
+    """Wait until `condition()`; `why_not` tells more where that was in vain."""
     limit_s = time.monotonic() + timeout_s
     while not condition():
-        check()
-        assert time.monotonic() < limit_s, "waited too long"
+        if time.monotonic() >= limit_s:
+            raise AssertionError(f"waited too long: {why_not()}")
         time.sleep(0.2)
