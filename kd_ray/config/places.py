@@ -12,7 +12,6 @@ where the key is one, the join reads `root/s3:/bucket/...`. `address_of` knows b
 `kd_ray.storage` brings files to their mirror and sends them back.
 """
 
-import getpass
 import os
 import posixpath
 import re
@@ -70,7 +69,8 @@ def cache_folder() -> Path:
     chosen = os.environ.get("KD_RAY_CACHE")
     if chosen:
         return Path(chosen).absolute()
-    return Path(tempfile.gettempdir()) / f"kd_ray-{getpass.getuser()}"
+    # By number: users of containers often have no name.
+    return Path(tempfile.gettempdir()) / f"kd_ray-{os.getuid()}"
 
 
 def mirror_of(address: Address) -> Path:

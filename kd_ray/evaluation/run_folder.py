@@ -82,7 +82,7 @@ class RunFolder:
         publish_folder(
             self.path,
             only=lambda name: not name.startswith("logs/"),
-            last=("state.json", "metrics.jsonl", "events.jsonl", "summary.json"),
+            last=("metrics.jsonl", "events.jsonl", "state.json", "summary.json"),
         )
 
     def close(self) -> None:

@@ -5,20 +5,25 @@ the endpoint and the region come from the address, else from `AWS_ENDPOINT_URL(_
 `AWS_REGION`. Nothing here keeps anything on the local disk.
 """
 
+import functools
+import logging
 import os
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from kd_ray.config.places import Address
+
+logger = logging.getLogger(__name__)
 
 _COPY_BYTES = 8 << 20
 _OBJECT_STORES = frozenset({"s3", "gs", "gcs", "abfs", "abfss"})
@@ -27,6 +32,37 @@ _OBJECT_STORES = frozenset({"s3", "gs", "gcs", "abfs", "abfss"})
 
 class StorageError(ValueError):
     """Files at an address cannot be read or written as asked; the message says the way out."""
+
+    passing = False
+    """Whether the same may go well a little later: nobody answered."""
+
+
+PATIENCE_S = 60.0
+"""How long an address that does not answer is tried again: a run shall survive a short outage."""
+_LONGEST_PAUSE_S = 15.0
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _patiently(action: Callable[P, R]) -> Callable[P, R]:
+    """Try again for a while where nobody answers."""
+
+    @functools.wraps(action)
+    def patient(*given: P.args, **named: P.kwargs) -> R:
+        waited, pause = 0.0, 1.0
+        while True:
+            try:
+                return action(*given, **named)
+            except StorageError as error:
+                if not error.passing or waited >= PATIENCE_S:
+                    raise
+                logger.warning("%s; trying again in %.0f s", error, pause)
+            time.sleep(pause)
+            waited += pause
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    return patient
 
 
 @dataclass(frozen=True)
@@ -42,6 +78,7 @@ _systems: dict[tuple[int, str, str, str], tuple[Any, str]] = {}
 _lock = threading.Lock()
 
 
+@_patiently
 def stat(address: Address) -> Seen | None:
     """Size and time of a file; None where there is no such file."""
     system, path = file_system(address)
@@ -50,6 +87,7 @@ def stat(address: Address) -> Seen | None:
     return _seen(address, info) if info.type == fs.FileType.File else None
 
 
+@_patiently
 def listing(address: Address, *, recursive: bool = True) -> dict[str, Seen]:
     """Files below a folder, by their path relative to it; empty where there is no such folder."""
     system, path = file_system(address)
@@ -60,6 +98,7 @@ def listing(address: Address, *, recursive: bool = True) -> dict[str, Seen]:
     return {info.path[len(path) :].lstrip("/"): _seen(address, info) for info in files}
 
 
+@_patiently
 def folders(address: Address) -> list[str]:
     """Names of the folders directly below a folder."""
     system, path = file_system(address)
@@ -69,6 +108,7 @@ def folders(address: Address) -> list[str]:
     return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
 
 
+@_patiently
 def is_there(address: Address) -> bool:
     """Whether there is a file or a folder."""
     system, path = file_system(address)
@@ -76,6 +116,7 @@ def is_there(address: Address) -> bool:
         return bool(system.get_file_info(path).type != fs.FileType.NotFound)
 
 
+@_patiently
 def download(address: Address, target: Path) -> None:
     """Copy a file to a local path."""
     system, path = file_system(address)
@@ -89,6 +130,7 @@ def download(address: Address, target: Path) -> None:
                     file.flush()
 
 
+@_patiently
 def read_range(address: Address, offset: int, length: int) -> bytes:
     """Bytes of a file; fewer where it ends before."""
     system, path = file_system(address)
@@ -96,6 +138,7 @@ def read_range(address: Address, offset: int, length: int) -> bytes:
         return bytes(source.read_at(length, offset))
 
 
+@_patiently
 def open_file(address: Address) -> Any:
     """A file for reading here and there, without a local copy: an open `pyarrow.NativeFile`."""
     system, path = file_system(address)
@@ -117,6 +160,7 @@ def write_bytes(address: Address, content: bytes) -> None:
     _write(address, content)
 
 
+@_patiently
 def read_bytes(address: Address) -> bytes | None:
     """A small file; None where there is none."""
     if stat(address) is None:
@@ -149,6 +193,7 @@ def probe(address: Address, *, write: bool) -> None:
         delete(mark)
 
 
+@_patiently
 def delete(address: Address) -> None:
     """Remove a file, or a folder with all it holds; nothing happens where there is none."""
     system, path = file_system(address)
@@ -160,6 +205,7 @@ def delete(address: Address) -> None:
             system.delete_dir(path)
 
 
+@_patiently
 def _write(address: Address, content: Any) -> None:
     """In one call of `write`: closing a stream after half of them would leave half a file."""
     system, path = file_system(address)
@@ -234,6 +280,10 @@ def _uri(address: Address) -> str:
 
 
 _NO_BUCKET = "there is no such bucket; make it, or correct its name (none is ever made here)"
+_NO_ANSWER = (
+    "it does not answer; check the network, the region and the endpoint (endpoint_override in the "
+    "address, or AWS_ENDPOINT_URL)"
+)
 _REASONS = (
     (
         ("NO_SUCH_BUCKET", "NoSuchBucket", "bucket does not exist"),
@@ -249,9 +299,8 @@ _REASONS = (
         "the credentials of the environment are refused; renew or correct them",
     ),
     (
-        ("NETWORK_CONNECTION", "curlCode", "resolve host", "UNAVAILABLE", "timed out", "imeout"),
-        "it does not answer; check the network, the region and the endpoint (endpoint_override in "
-        "the address, or AWS_ENDPOINT_URL)",
+        ("NETWORK_CONNECTION", "curlCode", "resolve host", "UNAVAILABLE", "SLOW_DOWN", "imed out"),
+        _NO_ANSWER,
     ),
     (("Permission denied",), "no permission on that file system"),
     (("Read-only", "No space left"), "make room there, or name another place"),
@@ -271,7 +320,9 @@ def _explained(address: Address, doing: str) -> Iterator[None]:
         if isinstance(error, FileNotFoundError) and not hints:
             hints = ["there is no such file"]
         way = hints[0] if hints else "see the text behind"
-        raise StorageError(f"cannot {doing} {address}: {way} ({text[:400]})") from error
+        found = StorageError(f"cannot {doing} {address}: {way} ({text[:400]})")
+        found.passing = way == _NO_ANSWER
+        raise found from error
 
 
 class _LocalDiskError(OSError):

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from kd_ray.evaluation.run_folder import write_atomically, write_json
 from kd_ray.models.checkpoint import CheckpointError, load_model, save_model
 from kd_ray.models.sequence_model import SequenceModel
-from kd_ray.storage import publish_folder, remove
+from kd_ray.storage import publish, publish_folder, remove
 
 _NAME = re.compile(r"update-(\d{8})$")
 
@@ -57,7 +57,9 @@ class TrainingCheckpoints:
         write_json(part / "state.json", {**state, "optimizer": plain})
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
-        # With `state.json`, a checkpoint counts as whole, here and at an address.
+        # At an address: lines of updates behind the checkpoint are dropped at a resume, and missing
+        # ones never made again; so they go first. With `state.json` the checkpoint counts as whole.
+        publish(self.folder.parent / "metrics.jsonl")
         publish_folder(target, last=("state.json",))
         for old in self._numbered()[: -self.keep]:
             remove(old)

@@ -178,6 +178,43 @@ def test_an_address_that_cannot_be_written_says_the_way_out(far):
 
 def test_nobody_answering_says_the_way_out(monkeypatch):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(remote, "PATIENCE_S", 0.0)
     path = Path("/r") / "s3://bucket/x?endpoint_override=127.0.0.1:9&scheme=http"
     with pytest.raises(StorageError, match="does not answer; check the network"):
         storage.fetch(path)
+
+
+def test_a_short_outage_is_waited_for(far, monkeypatch):
+    path = far.write("data/x.txt", "one")
+    pauses, file_system = [], remote.file_system
+
+    def out_of_order(address):
+        if len(pauses) < 3:
+            error = OSError("AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 7")
+            with remote._explained(address, "look at"):
+                raise error
+        return file_system(address)
+
+    monkeypatch.setattr(remote, "file_system", out_of_order)
+    monkeypatch.setattr(remote.time, "sleep", pauses.append)
+    assert storage.fetch(path).read_text() == "one"
+    assert pauses == [1.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "way"),
+    [
+        ("AWS Error ACCESS_DENIED during HeadObject operation: No response body.", "no permission"),
+        ("AWS Error NO_SUCH_BUCKET during PutObject operation", "there is no such bucket"),
+        ("AWS Error INVALID_ACCESS_KEY_ID during ListObjectsV2", "credentials .* are refused"),
+        ("Something else happened", "see the text behind"),
+    ],
+)
+def test_errors_of_file_systems_say_the_way_out_at_once(far, monkeypatch, text, way):
+    def refuse(address):
+        with remote._explained(address, "look at"):
+            raise OSError(text)
+
+    monkeypatch.setattr(remote, "file_system", refuse)
+    with pytest.raises(StorageError, match=f"cannot look at file://.*{way}.*{text}"):
+        storage.fetch(far.root / "x")
