@@ -10,7 +10,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
-def local_ray():
+def local_ray(tmp_path_factory):
     """Four logical CPUs; workers can import `kd_ray` and the tests' doubles."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -25,6 +25,8 @@ def local_ray():
             "env_vars": {
                 "PYTHONPATH": os.pathsep.join(path for path in paths if path),
                 "OMP_NUM_THREADS": "1",
+                # Files at addresses: workers are on another node than the driver.
+                "KD_RAY_CACHE": str(tmp_path_factory.mktemp("cache-of-workers")),
             }
         },
     )
