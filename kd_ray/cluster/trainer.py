@@ -28,7 +28,6 @@ from kd_ray.cluster.pool import (
 )
 from kd_ray.cluster.runtime import ensure_ray, require_cluster
 from kd_ray.config.commands import DistillConfig, TrainConfig
-from kd_ray.config.places import address_of
 from kd_ray.config.sources import PoolSource as PoolSection
 from kd_ray.config.sources import StoreSource as StoreSection
 from kd_ray.core.contracts import TeacherSource
@@ -39,7 +38,6 @@ from kd_ray.evaluation.system import read_teacher_list
 from kd_ray.evaluation.token_file import token_file
 from kd_ray.models.checkpoint import checkpoint_digest
 from kd_ray.speech.tokens import Tokens
-from kd_ray.storage import file_system
 from kd_ray.students.collective import Alone, Collective, ProcessGroup
 from kd_ray.students.materials import read_split, student_needs
 from kd_ray.students.session import run_session
@@ -181,21 +179,11 @@ def _trainer(
         run_config=RunConfig(
             # Ray Train takes up an old run of the same name; ours resume from the run folder.
             name=f"{job.config.name.replace('/', '-')}-{time.time_ns()}",
-            **_ray_train_place(run),
+            **ray_storage(run.path / "logs" / "ray_train"),
             failure_config=FailureConfig(max_failures=workers.max_restarts),
             callbacks=cast(Any, list(callbacks)),
         ),
     )
-
-
-def _ray_train_place(run: RunFolder) -> dict[str, Any]:
-    """Where Ray Train keeps its own files: a place that all nodes see."""
-    folder = run.path / "logs" / "ray_train"
-    address = address_of(folder)
-    if address is None:
-        return {"storage_path": str(folder)}
-    system, path = file_system(address)
-    return {"storage_path": path, "storage_filesystem": system}
 
 
 def _work_in_group(settings: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.search import Searcher
 
+from kd_ray.cluster.places import ray_storage
 from kd_ray.cluster.pool import service
 from kd_ray.cluster.pool.views import PoolError
 from kd_ray.cluster.search.book import Proposed, TrialBook
@@ -69,7 +70,7 @@ def run_trials(
         ),
         run_config=tune.RunConfig(
             name=f"run-{time.time_ns()}",
-            storage_path=str(folder),
+            **ray_storage(folder),
             failure_config=tune.FailureConfig(max_failures=_PROCESS_RETRIES),
             verbose=0,
         ),
