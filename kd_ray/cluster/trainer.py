@@ -18,6 +18,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from kd_ray.cluster.group_size import number_of, record_size
 from kd_ray.cluster.metrics import TrainingFigures
+from kd_ray.cluster.places import ray_storage
 from kd_ray.cluster.pool import (
     Attachment,
     PoolAddress,
