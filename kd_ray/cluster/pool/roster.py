@@ -237,12 +237,20 @@ class Roster:
 
     async def _take(self, now: PoolAddress) -> None:
         """The pool has changed."""
+        # First the hosts that came: a request that begins meanwhile finds the old ones.
+        found: dict[str, HostHandle] = {}
+        lost: dict[str, str] = {}
+        for host in now.hosts:
+            if not self._is_here(host.name):
+                try:
+                    found[host.name] = await self._find(host)
+                except ValueError as error:
+                    lost[host.name] = f"not found ({error})"
         before = self.address
         self.address = view_after(before, now, self._ledger.replaced, self._ledger.removed)
-        names = {host.name for host in before.hosts}
-        for host in now.hosts:
-            if host.name not in names:
-                await self._meet(host)
+        self._handles.update(found)
+        for name, reason in lost.items():
+            self.leave_out(self.named(name), reason)
         for host in before.hosts:
             if not self._is_here(host.name):
                 self._handles.pop(host.name, None)
