@@ -73,7 +73,7 @@ def main():
     without_s = time.monotonic() - before_s
     new = cluster.add_node(**NODE)
     for each in pools.values():
-        until(lambda each=each: "host_started_again" in each.events.kinds, within_s=120)
+        until(lambda each=each: "host_started_again" in each.events.kinds, within_s=240)
         until(lambda each=each: each.source.counts.get("hosts_back", 0) >= 1)
         each.answers(20)
     found = {kind: each.end() for kind, each in pools.items()}
