@@ -17,7 +17,7 @@ help:
 	@echo "make demo-st    the same for speech translation by imitation (at most 12 minutes)"
 	@echo "make demo-search  a search over strategies with the demo's teachers (at most 15 minutes)"
 	@echo "make test       everything but slow and gpu tests (at most 10 minutes)"
-	@echo "make test-slow  worker groups, kills, jobs (at most 40 minutes)"
+	@echo "make test-slow  worker groups, kills, jobs (about an hour)"
 	@echo "make check      format, lint, strict types, import layers, spelling"
 	@echo "make format     apply the formatter"
 	@echo "make clean      remove what the demos wrote (runs/, data/: demo, demo_st)"
