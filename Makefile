@@ -9,7 +9,7 @@ UV     := .cache/uv/bin/uv
 export RAY_USAGE_STATS_ENABLED := 0
 export RAY_DEDUP_LOGS := 1
 
-.PHONY: install demo demo-st demo-search test test-slow test-all check format clean help
+.PHONY: install demo demo-st demo-search test test-slow test-long test-all check format clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -17,7 +17,8 @@ help:
 	@echo "make demo-st    the same for speech translation by imitation (at most 12 minutes)"
 	@echo "make demo-search  a search over strategies with the demo's teachers (at most 15 minutes)"
 	@echo "make test       everything but slow and gpu tests (at most 10 minutes)"
-	@echo "make test-slow  worker groups, kills, jobs (about an hour)"
+	@echo "make test-slow  worker groups, kills, jobs (about 50 minutes)"
+	@echo "make test-long  three nodes, an S3 server, searches that are stopped and killed (about 20 minutes)"
 	@echo "make check      format, lint, strict types, import layers, spelling"
 	@echo "make format     apply the formatter"
 	@echo "make clean      remove what the demos wrote (runs/, data/: demo, demo_st)"
@@ -49,7 +50,10 @@ test: $(STAMP)
 	$(PY) -m pytest -n 2 --dist loadgroup
 
 test-slow: $(STAMP)
-	$(PY) -m pytest -m 'slow and not gpu'
+	$(PY) -m pytest -m 'slow and not long and not gpu'
+
+test-long: $(STAMP)
+	$(PY) -m pytest -m 'long and not gpu'
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check kd_ray jobs tests

@@ -12,7 +12,7 @@ from kd_ray.evaluation.run_folder import read_json_lines
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.teacher import load_teachers
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.ray]
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ from kd_ray.teachers.cards import card_of
 from kd_ray.teachers.inference import InferenceJob, ShardScorer
 from kd_ray.teachers.store import TargetStore
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 BUCKET = "speech"
 SECRET = "planted-secret-key-0123456789"

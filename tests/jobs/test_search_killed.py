@@ -12,7 +12,7 @@ from yaml_files import finish, kd_ray, write_config
 from kd_ray.evaluation.run_folder import read_json_lines
 from kd_ray.report.search import read_search
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

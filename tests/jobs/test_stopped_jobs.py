@@ -12,7 +12,7 @@ from yaml_files import write_config
 from kd_ray.evaluation.run_folder import RunFolder, read_json_lines
 from kd_ray.report.search import read_search
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 LONG = {"epochs": 120, "checkpoint_every_updates": 2}
 """360 updates: time enough to be stopped."""
