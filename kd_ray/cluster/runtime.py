@@ -194,6 +194,18 @@ def _object_store_bytes(wanted_mib: int) -> int:
     return mib * _MIB
 
 
+def named_actors(namespace: str) -> list[str]:
+    """Names of the actors of a namespace that are there."""
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    return [actor["name"] for actor in actors if actor["namespace"] == namespace]
+
+
+def placement_groups() -> list[str]:
+    """Placement groups of the cluster that were not removed, by id."""
+    table = ray.util.placement_group_table()
+    return [name for name, group in table.items() if group["state"] != "REMOVED"]
+
+
 def object_store_used() -> int:
     """Bytes in use in the object stores of the cluster."""
     total = dict(ray.cluster_resources()).get("object_store_memory", 0.0)  # type: ignore[no-untyped-call]

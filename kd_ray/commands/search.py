@@ -2,18 +2,13 @@
 
 import logging
 import os
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import ray
 import yaml
 
 from kd_ray.cluster.pool import service
-from kd_ray.cluster.pool.views import PoolError
 from kd_ray.cluster.runtime import ensure_ray
 from kd_ray.cluster.search.book import TrialBook
 from kd_ray.cluster.search.proposals import proposals_of
@@ -34,9 +29,6 @@ from kd_ray.report.search_tables import search_json, show_search
 from kd_ray.report.search_verdict import Verdict, verdict_of
 
 logger = logging.getLogger(__name__)
-
-_BURIED_S = 60.0
-"""Longest time for the pool of a search that was killed to end."""
 
 
 class SearchFailed(RuntimeError):
@@ -63,7 +55,6 @@ def search(config: SearchConfig, root: Path) -> dict[str, Any]:
         needs = needs_of(config, base)
         grouped = base.config.workers.grouped
         with (
-            _ended_by_sigterm(),
             ensure_ray(cpus=private_cpus(config, needs, os.cpu_count() or 1), dashboard=grouped),
             _pool(config, base, root),
         ):
@@ -92,44 +83,11 @@ def pool_config(config: SearchConfig, base: Base) -> PoolConfig:
     )
 
 
-@contextmanager
-def _pool(config: SearchConfig, base: Base, root: Path) -> Iterator[None]:
-    """The search's own pool, if it has one; it ends with this process, however that ends."""
+def _pool(config: SearchConfig, base: Base, root: Path) -> AbstractContextManager[object]:
+    """The pool that all trials ask, if the search brings one up."""
     if base.pool is None:
-        yield
-        return
-    if not service.await_end(base.pool, _BURIED_S):
-        raise PoolError(
-            f"the pool {base.pool!r} runs: this search seems to be running already. Wait for it or "
-            "stop it; or give this one another name"
-        )
-    address = service.up(spec_of(pool_config(config, base), root), detached=False)
-    logger.info("pool %s: %d teachers for all trials", base.pool, len(address.info.teachers))
-    try:
-        yield
-    finally:
-        try:
-            # Trials that were stopped may not have had the time to take their leave.
-            service.down(base.pool, force=True)
-        except (PoolError, ray.exceptions.RayError) as error:
-            logger.warning("pool %s: %s; it ends with this process", base.pool, error)
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """`ray job stop` sends SIGTERM: what the search brought up must be ended then, too."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        return nullcontext()
+    return service.brought_up(spec_of(pool_config(config, base), root))
 
 
 def _tell_failures(results: SearchResults) -> None:

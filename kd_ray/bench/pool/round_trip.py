@@ -7,37 +7,20 @@ same target; a second one also makes the target as a host would.
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import ray
 
 from kd_ray.bench.pool.fakes import BenchTeacher, fake_folders, fake_loader
 from kd_ray.bench.pool.goals import Goal
 from kd_ray.bench.pool.requests import make_requests
 from kd_ray.bench.pool.setup import Setup
+from kd_ray.cluster.bare import BareActor
 from kd_ray.cluster.pool.address import arrays_bytes
-from kd_ray.cluster.pool.exchange import question_of
 from kd_ray.core.contracts import Audio, Score
 from kd_ray.core.strategies import FusedTargets, fuse
 
 GOAL = Goal("idle round trip over a bare actor call, milliseconds", 3.0)
-
-
-class Bare:
-    """An actor with nothing around it."""
-
-    def __init__(self, teacher: BenchTeacher, target: FusedTargets) -> None:
-        self._teacher = teacher
-        self._target = target
-
-    def hand_back(self, audio: Audio, question: Score) -> FusedTargets:
-        """A target that was made before."""
-        return self._target
-
-    def make(self, audio: Audio, question: Score) -> FusedTargets:
-        """The target of this request."""
-        return answer_with(self._teacher, audio, question)
 
 
 def answer_with(teacher: BenchTeacher, audio: Audio, question: Score) -> FusedTargets:
@@ -47,9 +30,6 @@ def answer_with(teacher: BenchTeacher, audio: Audio, question: Score) -> FusedTa
         inputs, lengths, question.decoder_prefix(), question.references, question.wanted
     )
     return fuse([output], question.fusion, 1)
-
-
-_BareActor = ray.remote(Bare)
 
 
 def measure_round_trip(setup: Setup) -> dict[str, Any]:
@@ -62,11 +42,11 @@ def measure_round_trip(setup: Setup) -> dict[str, Any]:
     (teacher,) = load(folders, "cpu")
     target = answer_with(teacher, requests[0].audio, requests[0])
     with setup.one_host(folders, load=load) as host:
-        bare: Any = _BareActor.options(num_cpus=0).remote(teacher, target)
+        bare = BareActor(target, partial(answer_with, teacher))
         ways: dict[str, Callable[[Score], object]] = {
             "pool": lambda request: host.source.ask(request).result(60.0),
-            "bare": lambda request: ray.get(_call(bare.hand_back, request)),
-            "bare_computing": lambda request: ray.get(_call(bare.make, request)),
+            "bare": bare.hand_back,
+            "bare_computing": bare.make,
         }
         milliseconds: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(-part.warmup, part.requests):
@@ -76,7 +56,7 @@ def measure_round_trip(setup: Setup) -> dict[str, Any]:
                 way(request)
                 if turn >= 0:
                     milliseconds[name].append(1e3 * (time.perf_counter() - started))
-        ray.kill(bare)
+        bare.close()
     medians = {f"{name}_ms": statistics.median(each) for name, each in milliseconds.items()}
     over = medians["pool_ms"] - medians["bare_ms"]
     return {
@@ -88,8 +68,3 @@ def measure_round_trip(setup: Setup) -> dict[str, Any]:
         "target_bytes": arrays_bytes(target),
         "requests": part.requests,
     }
-
-
-def _call(method: Any, request: Score) -> Any:
-    """As the pool's client sends a request: audio through the object store."""
-    return method.remote(ray.put(request.audio), question_of(request, request.deadline_s))

@@ -12,13 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import ray
 import torch
 
 from kd_ray.bench.pool.fleet import Fleet
 from kd_ray.bench.pool.models import write_teachers
 from kd_ray.cluster.pool import PoolSource, TeacherPool
 from kd_ray.cluster.pool.address import Loader
+from kd_ray.cluster.pool.status import ask_host
 from kd_ray.cluster.simulated import SimulatedCluster
 from kd_ray.config.bench import BenchPoolConfig
 from kd_ray.config.sources import PoolSource as PoolSettings
@@ -33,12 +33,12 @@ class OneHost:
     pid: int
     start_s: float
     """Until its teachers were registered."""
-    handle: Any
+    name: str
+    """Of its actor."""
 
     def status(self) -> HostStatus:
         """Queue and counters."""
-        found: HostStatus = ray.get(self.handle.status.remote())
-        return found
+        return ask_host(self.name, self.source.address.namespace)
 
 
 class Setup:
@@ -99,10 +99,9 @@ class Setup:
         with TeacherPool.start(folders, section, load=load) as pool:
             start_s = time.perf_counter() - started
             (host,) = pool.address.hosts
-            handle = ray.get_actor(host.name, namespace=pool.address.namespace)
             source = PoolSource(pool.address)
             try:
-                yield OneHost(source, host.pid, start_s, handle)
+                yield OneHost(source, host.pid, start_s, host.name)
             finally:
                 source.close()
 

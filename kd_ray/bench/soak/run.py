@@ -9,8 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import ray
-
 from kd_ray.bench.load import Question, ask_locally
 from kd_ray.bench.small_teachers import save_small_teachers, small_requests
 from kd_ray.bench.soak.clients import Client
@@ -20,7 +18,8 @@ from kd_ray.bench.soak.verdict import Sample, computed_s, judge
 from kd_ray.cluster.pool import service
 from kd_ray.cluster.pool.address import NAMESPACE
 from kd_ray.cluster.pool.plan import PoolSpec
-from kd_ray.cluster.runtime import ensure_ray, object_store_used
+from kd_ray.cluster.pool.views import PoolError
+from kd_ray.cluster.runtime import ensure_ray, named_actors, object_store_used, placement_groups
 from kd_ray.config.bench import BenchSoakConfig
 from kd_ray.config.pool import PoolConfig
 from kd_ray.config.sources import PoolSource as PoolSection
@@ -106,7 +105,7 @@ def _soak(
         for client in clients:
             client.join()
     seconds = time.monotonic() - began_s
-    status, actors = service.status(POOL), len(_actors())
+    status, actors = service.status(POOL), len(named_actors(NAMESPACE))
     service.down(POOL, force=True)
     problems = [text for client in clients for text in _problems_of(client)]
     answering = [host.name for host in status.hosts if host.status is not None]
@@ -174,8 +173,8 @@ def _sample(at_s: float, clients: Sequence[Client]) -> Sample:
         at_s,
         tuple(look()),
         object_store_used(),
-        len(_actors()),
-        len(_placement_groups()),
+        len(named_actors(NAMESPACE)),
+        len(placement_groups()),
         sum(client.tally.right for client in clients),
     )
 
@@ -192,20 +191,10 @@ def _tell(sample: Sample, clients: Sequence[Client], faults: int) -> None:
     )
 
 
-def _actors() -> list[str]:
-    actors = ray.util.list_named_actors(all_namespaces=True)
-    return [actor["name"] for actor in actors if actor["namespace"] == NAMESPACE]
-
-
-def _placement_groups() -> list[str]:
-    table = ray.util.placement_group_table()
-    return [name for name, group in table.items() if group["state"] != "REMOVED"]
-
-
 def _whole(config: BenchSoakConfig) -> bool:
     try:
         status = service.status(POOL)
-    except ray.exceptions.RayError:
+    except PoolError:
         return False
     answering = [host for host in status.hosts if host.status is not None]
     return status.state == "up" and len(answering) == config.hosts
@@ -234,8 +223,8 @@ def _totals(clients: Sequence[Client]) -> dict[str, Any]:
 
 def _behind(store_before: int) -> tuple[dict[str, Any], list[str]]:
     """What is left of the pool after `down`, and what should not be."""
-    actors = _await_gone(_actors)
-    groups = _await_gone(_placement_groups)
+    actors = _await_gone(lambda: named_actors(NAMESPACE))
+    groups = _await_gone(placement_groups)
     processes = _await_gone(lambda: [p.pid for p in look() if p.kind in ("host", "manager")])
     _await(lambda: object_store_used() <= store_before)
     store = object_store_used()

@@ -5,7 +5,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -22,7 +23,7 @@ from kd_ray.cluster.pool.hosts import PoolStartError
 from kd_ray.cluster.pool.jobs import Lease
 from kd_ray.cluster.pool.manager import PoolManager
 from kd_ray.cluster.pool.plan import PoolSpec
-from kd_ray.cluster.pool.roster import HOST_GONE
+from kd_ray.cluster.pool.roster import HOST_GONE, one_line
 from kd_ray.cluster.pool.status import PoolStatus
 from kd_ray.cluster.pool.update import Update
 from kd_ray.cluster.pool.views import PoolError, view_of
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 _ANSWER_S = 30.0
 _LOOK_S = 0.5
+_BURIED_S = 60.0
+"""Longest time for a pool to end whose process was killed."""
 _mine: dict[str, Any] = {}
 """Managers of pools that end with this process: Ray ends an actor that nobody refers to."""
 
@@ -123,6 +126,32 @@ def update(spec: PoolSpec) -> Update:
     return changed
 
 
+@contextmanager
+def brought_up(spec: PoolSpec) -> Iterator[PoolAddress]:
+    """A pool for as long as the context lasts; it ends with this process, however that ends.
+
+    Raises:
+        PoolError: one of this name runs.
+        PoolStartError: a host could not be started.
+    """
+    name = spec.config.name
+    # The one of a process that was killed needs a moment to end.
+    if not _await_end(name, _BURIED_S):
+        raise PoolError(
+            f"a pool {name!r} runs already, so what brings it up seems to be running. Wait for "
+            "that or stop it; or give this one another name"
+        )
+    address = up(spec, detached=False)
+    try:
+        yield address
+    finally:
+        try:
+            # Jobs that were stopped may not have had the time to take their leave.
+            down(name, force=True)
+        except (PoolError, ray.exceptions.RayError) as error:
+            logger.warning("pool %s: %s; it ends with this process", name, error)
+
+
 class Attachment:
     """A job's place in a named pool; signs of life keep it, `close` gives it back."""
 
@@ -186,8 +215,11 @@ def attach(settings: PoolSettings, *, job: str, digests: Sequence[str] | None = 
 
 
 def status(name: str) -> PoolStatus:
-    """How a pool is doing; `PoolError` if there is none."""
-    found: PoolStatus = _ask(_existing(name).status.remote())
+    """How a pool is doing; `PoolError` if there is none, or it does not say so."""
+    try:
+        found: PoolStatus = _ask(_existing(name).status.remote())
+    except ray.exceptions.RayError as error:
+        raise PoolError(f"the pool {name!r} does not say how it is: {one_line(error)}") from error
     return found
 
 
@@ -215,7 +247,7 @@ def down(name: str, *, force: bool = False) -> None:
         )
     ray.kill(manager, no_restart=True)
     _mine.pop(name, None)
-    await_end(name, _ANSWER_S)
+    _await_end(name, _ANSWER_S)
     forget(name)
     limit_s = time.monotonic() + _ANSWER_S
     while (hosts := _hosts_of(name)) and time.monotonic() < limit_s:
@@ -237,7 +269,7 @@ def _hosts_of(name: str) -> list[str]:
     ]
 
 
-def await_end(name: str, timeout_s: float) -> bool:
+def _await_end(name: str, timeout_s: float) -> bool:
     """Wait until there is no pool of this name: one that ended with its process needs a moment."""
     limit_s = time.monotonic() + timeout_s
     while _find(name) is not None:

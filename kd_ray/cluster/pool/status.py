@@ -55,6 +55,12 @@ class PoolStatus:
     """Goes up with every change of hosts or teachers."""
 
 
+def ask_host(name: str, namespace: str) -> HostStatus:
+    """One host, by the name of its actor; waits for its answer."""
+    status: HostStatus = ray.get(ray.get_actor(name, namespace=namespace).status.remote())
+    return status
+
+
 def host_views(keeper: PoolKeeper) -> tuple[HostView, ...]:
     """All hosts of a pool; they have a few seconds to say how they are."""
     statuses = ask_statuses(keeper)

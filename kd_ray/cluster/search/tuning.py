@@ -210,7 +210,7 @@ def _book_costs(book: TrialBook, pool: str, keys: Sequence[str]) -> None:
     """Note what the pool did for these trials so far; its accounts go by the names of runs."""
     try:
         hosts = service.status(pool).hosts
-    except (PoolError, ray.exceptions.RayError) as error:
+    except PoolError as error:
         logger.warning("the pool %s does not tell what trials cost: %s", pool, error)
         return
     if any(host.status is None for host in hosts):
