@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 import ray
 
+from kd_ray.cluster.pool.address import HostHandle
 from kd_ray.cluster.pool.jobs import JobView
 from kd_ray.cluster.pool.keeper import PoolKeeper, Restart
 from kd_ray.cluster.pool.nodes import NodeView, Seat
@@ -57,7 +58,8 @@ class PoolStatus:
 
 def ask_host(name: str, namespace: str) -> HostStatus:
     """One host, by the name of its actor; waits for its answer."""
-    status: HostStatus = ray.get(ray.get_actor(name, namespace=namespace).status.remote())
+    handle: HostHandle = ray.get_actor(name, namespace=namespace)
+    status: HostStatus = ray.get(handle.status.remote())
     return status
 
 
