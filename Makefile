@@ -18,7 +18,7 @@ help:
 	@echo "make demo-search  a search over strategies with the demo's teachers (at most 15 minutes)"
 	@echo "make test       everything but slow and gpu tests (at most 10 minutes)"
 	@echo "make test-slow  worker groups, kills, jobs (about 50 minutes)"
-	@echo "make test-long  three nodes, an S3 server, searches that are stopped and killed (about 20 minutes)"
+	@echo "make test-long  every job, three nodes, an S3 server, searches stopped and killed (about 35 minutes)"
 	@echo "make check      format, lint, strict types, import layers, spelling"
 	@echo "make format     apply the formatter"
 	@echo "make clean      remove what the demos wrote (runs/, data/: demo, demo_st)"

@@ -7,13 +7,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 RAY = str(Path(sys.executable).with_name("ray"))
-_OF_JOBS = "JobSupervisor"
-"""Ray's own actor beside each submitted job."""
+PLANTED = "planted-51e07c9ab2f4d683"
+"""A secret for the environment that Ray is started in."""
+_OF_RAY = ("JobSupervisor", "ActorLocationTracker", "_StatsActor", "_AutoscalingCoordinatorActor")
+"""Ray's own actors: one beside each submitted job, and those that Ray Data keeps for a cluster."""
+_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""Processes of each node."""
 
 
 def free_port() -> int:
@@ -25,7 +29,9 @@ def free_port() -> int:
 class Head:
     """A head node of its own, ended by its pid."""
 
-    def __init__(self, home: Path, *, cpus: int) -> None:
+    def __init__(
+        self, home: Path, *, cpus: int, environment: Mapping[str, str] | None = None
+    ) -> None:
         # Ray's sockets want a short path.
         self.temporary = Path("/tmp") / f"kd-ray-{os.getpid()}"
         port = free_port()
@@ -37,6 +43,7 @@ class Head:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "RAY_AUTH_MODE": "token",
             "RAY_USAGE_STATS_ENABLED": "0",
+            **(environment or {}),
         }
         self.environment.pop("RAY_ADDRESS", None)
         self._ray("get-auth-token", "--generate")
@@ -92,7 +99,7 @@ class Head:
 
     def left_over(self) -> list[str]:
         """Actors and placement groups that are there, those of Ray's own jobs apart."""
-        actors = [each for each in self._list("actors") if each["class_name"] != _OF_JOBS]
+        actors = [each for each in self._list("actors") if each["class_name"] not in _OF_RAY]
         left = [f"actor {each['class_name']}" for each in actors if each["state"] != "DEAD"]
         groups = self._list("placement-groups")
         return left + [f"group {each['name']}" for each in groups if each["state"] != "REMOVED"]
@@ -110,7 +117,7 @@ class Head:
             mine = str(self.temporary).encode() in environment or self._is_mine(entry)
             if mine and ("jobs/" in line or line.startswith("ray::")) and "ray::IDLE" not in line:
                 found.append(line.strip())
-        return [line for line in found if _OF_JOBS not in line]
+        return [line for line in found if not any(name in line for name in (*_OF_RAY, *_AGENTS))]
 
     def _is_mine(self, entry: Path) -> bool:
         """Whether a process is below the head's."""
@@ -131,6 +138,8 @@ class Head:
 
     def _list(self, what: str) -> list[dict[str, Any]]:
         done = self._ray("list", what, "--address", self.address, "--format", "json", "--limit=999")
+        if "No resource" in done.stdout:
+            return []
         found: list[dict[str, Any]] = json.loads(done.stdout[done.stdout.index("[") :])
         return found
 

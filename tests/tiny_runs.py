@@ -13,17 +13,18 @@ from kd_ray.students.session import run_session
 
 
 def run(config, root, collective=None, source=None):
-    folder = RunFolder(root, config.name).open(config)
+    collective = collective or Alone()
+    folder = RunFolder(root, config.name)
+    # Of a group, one process holds the folder for all.
+    if collective.rank == 0:
+        folder.open(config)
     try:
         return run_session(
-            config,
-            root=root,
-            collective=collective or Alone(),
-            device=torch.device("cpu"),
-            source=source,
+            config, root=root, collective=collective, device=torch.device("cpu"), source=source
         )
     finally:
-        folder.close()
+        if collective.rank == 0:
+            folder.close()
 
 
 def run_until(update, config, root, source):

@@ -5,13 +5,15 @@ size that the cluster has room for. The new group goes on from the last checkpoi
 """
 
 import logging
+import os
+import socket
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import ray
 
 from kd_ray.config.training import Workers
-from kd_ray.evaluation.run_folder import RunFolder, read_json_lines
+from kd_ray.evaluation.run_folder import RunFolder
 from kd_ray.students.collective import Collective
 
 logger = logging.getLogger(__name__)
@@ -29,32 +31,53 @@ def number_of(workers: Workers) -> dict[str, Any]:
     }
 
 
-def record_size(workers: Workers, run: RunFolder, collective: Collective) -> None:
-    """Write down the size of a group that may have another one than the group before it.
+def record_group(workers: Workers, run: RunFolder, collective: Collective) -> None:
+    """Write down who the workers of a group are, and its size where that may change.
 
-    Every worker of the group calls this; the first one writes the event.
+    Every worker of the group calls this; the first one writes the events: lines that several nodes
+    append to one file on a network disk may be torn.
     """
-    if isinstance(workers.count, int):
-        return
-    here = ray.get_runtime_context().get_node_id()
-    places = collective.gather({str(collective.rank): here})
+    node = ray.get_runtime_context().get_node_id()
+    me = {"pid": os.getpid(), "node": socket.gethostname()}
+    found = collective.gather({str(collective.rank): (node, me)})
     if collective.rank != 0:
         return
-    now = [places[str(rank)] for rank in range(collective.world)]
+    now = []
+    for rank in range(collective.world):
+        node, worker = found[str(rank)]
+        now.append(node)
+        run.event("worker_started", rank=rank, world=collective.world, **worker, node_id=node)
+    if not isinstance(workers.count, int):
+        _record_size(workers, run, now)
+
+
+def _record_size(workers: Workers, run: RunFolder, now: Sequence[str]) -> None:
+    job = ray.get_runtime_context().get_job_id()
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     names = {node["NodeID"]: _name(node) for node in nodes}
     alive = {names[node["NodeID"]] for node in nodes if node["Alive"]}
     group = [names[node] for node in now]
-    before = _last_group(run)
-    reason = why(before, group, alive, workers.most)
+    last = _last_group(run)
+    before = None if last is None else last["nodes"]
+    reason = why(
+        before, group, alive, workers.most,
+        again=last is not None and _of_another_command(last, job, names.values()),
+    )  # fmt: skip
     run.event(
         EVENT, before=None if before is None else len(before), now=len(group),
-        most=workers.most, reason=reason, nodes=group,
+        most=workers.most, reason=reason, nodes=group, job=job,
     )  # fmt: skip
     logger.info("%s: %d of at most %d workers: %s", run.name, len(group), workers.most, reason)
 
 
-def why(before: Sequence[str] | None, now: Sequence[str], alive: Collection[str], most: int) -> str:
+def why(
+    before: Sequence[str] | None,
+    now: Sequence[str],
+    alive: Collection[str],
+    most: int,
+    *,
+    again: bool = False,
+) -> str:
     """The reason for a group's size, as far as nodes tell it.
 
     Args:
@@ -62,15 +85,18 @@ def why(before: Sequence[str] | None, now: Sequence[str], alive: Collection[str]
         now: likewise of this one.
         alive: nodes of the cluster.
         most: workers that the group may have.
+        again: the group before was that of a command that has ended.
     """
-    if before is None:
-        return "the first group" + ("" if len(now) == most else ", with room for so many")
+    if before is None or again:
+        first = "the first group" if before is None else "the command was started again"
+        return first + ("" if len(now) == most else ", with room for so many")
     lost = [node for node in before if node not in alive]
     new = [node for node in now if node not in before]
     if len(now) < len(before):
         if lost:
             return f"lost with their nodes: {len(lost)} on {_listed(lost)}"
-        return "a worker was lost, and its place is not free any more"
+        # Ray Train makes a group smaller, too, when another job came before it.
+        return "fewer, and no node is gone: a worker was lost, or others took the room"
     if len(now) > len(before):
         return f"room for more on {_listed(new)}" if new else "room for more on the same nodes"
     return "started again with as many" + (f"; lost: {_listed(lost)}" if lost else "")
@@ -84,10 +110,15 @@ def _listed(nodes: Sequence[str]) -> str:
     return ", ".join(sorted(set(nodes)))
 
 
-def _last_group(run: RunFolder) -> list[str] | None:
-    """Nodes of the workers of the latest group of this run."""
-    path = run.path / "events.jsonl"
-    if not path.exists():
-        return None
-    groups = [event["nodes"] for event in read_json_lines(path) if event["kind"] == EVENT]
-    return list(groups[-1]) if groups else None
+def _of_another_command(group: dict[str, Any], job: str, nodes: Collection[str]) -> bool:
+    """Whether an event tells of a group that this job has not started.
+
+    Jobs of two clusters may have the same number. A cluster remembers nodes that are gone.
+    """
+    return group.get("job") != job or not set(group["nodes"]).intersection(nodes)
+
+
+def _last_group(run: RunFolder) -> dict[str, Any] | None:
+    """The event of the latest group of this run."""
+    groups = [event for event in run.events() if event.get("kind") == EVENT]
+    return groups[-1] if groups else None

@@ -5,6 +5,7 @@ import logging
 import shutil
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +27,8 @@ MAX_ATTEMPTS = 3
 """How often a work item may take its process down with it (out of memory, lost node).
 
 Ray Data starts actors again without end, and the remote arguments that would bound it are
-deprecated; so attempts are counted in files beside the shards.
+deprecated; so attempts are counted in files beside the shards (with a store at an address: on each
+node those of that node).
 """
 _ATTEMPTS_FOLDER = "_attempts"
 _ANYWHERE: Mapping[str, Any] = {}
@@ -147,7 +149,9 @@ def run_offline(
             size = _pool_size(wish)
             attempts = local_path(job.store) / _ATTEMPTS_FOLDER
             shutil.rmtree(attempts, ignore_errors=True)
-            _work_off(job, items, replace(wish, count=size), load, collect)
+            # Marks of an earlier run, which another node may still have, do not count.
+            marks = attempts / uuid.uuid4().hex[:8]
+            _work_off(job, items, replace(wish, count=size), load, marks, collect)
             shutil.rmtree(attempts, ignore_errors=True)
         store.update_gap()
     return OfflineSummary(tuple(records), kept, time.perf_counter() - started)
@@ -156,9 +160,10 @@ def run_offline(
 class ShardActor:
     """What Ray Data calls: one work item in, the records of its shards out."""
 
-    def __init__(self, job: InferenceJob, load: LoadTeachers) -> None:
+    def __init__(self, job: InferenceJob, load: LoadTeachers, attempts: Path) -> None:
         self._job = job
         self._load = load
+        self._attempts = attempts
         self._scorer: ShardScorer | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
@@ -171,7 +176,7 @@ class ShardActor:
             item = WorkItem(**json.loads(str(text)))
             answer: dict[str, Any]
             try:
-                with _counted_attempt(self._job.store, item):
+                with _counted_attempt(self._attempts, item):
                     if self._scorer is None:
                         self._scorer = ShardScorer(self._job, self._load)
                     records = self._scorer.run(item.split, item.shard, item.due, item.group)
@@ -188,13 +193,18 @@ class ShardActor:
 
 
 @contextmanager
-def _counted_attempt(store: Path, item: WorkItem) -> Iterator[None]:
+def _counted_attempt(attempts: Path, item: WorkItem) -> Iterator[None]:
     """Count the times that a work item was begun and its process never came back from it.
+
+    Args:
+        attempts: folder of this run's marks.
+        item: about to be begun.
 
     Raises:
         OfflineError: it has happened `MAX_ATTEMPTS` times.
     """
-    marks = local_path(store) / _ATTEMPTS_FOLDER / f"{item.split}-{item.shard}-{item.due[0]}"
+    # The cache of this node may lie elsewhere.
+    marks = local_path(attempts) / f"{item.split}-{item.shard}-{item.due[0]}"
     begun = marks.stat().st_size if marks.exists() else 0
     if begun >= MAX_ATTEMPTS:
         raise OfflineError(
@@ -215,6 +225,7 @@ def _work_off(
     items: Sequence[WorkItem],
     actors: Wish,
     load: LoadTeachers,
+    attempts: Path,
     collect: Callable[[Sequence[ShardRecord]], None],
 ) -> None:
     """Run all items through a pool of actors; `collect` gets each item's records."""
@@ -226,7 +237,7 @@ def _work_off(
             ShardActor,
             batch_size=1,
             compute=ActorPoolStrategy(size=actors.count, max_tasks_in_flight_per_actor=2),
-            fn_constructor_kwargs={"job": job, "load": load},
+            fn_constructor_kwargs={"job": job, "load": load, "attempts": attempts},
             num_cpus=actors.resources["CPU"],
             num_gpus=actors.resources["GPU"],
             resources=custom or None,

@@ -6,6 +6,8 @@ from typing import Any
 
 import ray
 
+from kd_ray.storage import waiting_to_hold
+
 logger = logging.getLogger(__name__)
 
 
@@ -33,7 +35,9 @@ def run_side_by_side(
         on_tick: called about every `tick_s` seconds, in the caller's thread.
         tick_s: seconds.
     """
-    task = ray.remote(function).options(num_cpus=cpus, num_gpus=gpus, max_retries=2)
+    task = ray.remote(_restartable).options(
+        name=function.__name__, num_cpus=cpus, num_gpus=gpus, max_retries=2
+    )
     waiting = list(calls)
     limit = max_parallel or len(waiting)
     running: dict[Any, str] = {}
@@ -42,7 +46,7 @@ def run_side_by_side(
         while waiting or running:
             while waiting and len(running) < limit:
                 name = waiting.pop(0)
-                running[task.remote(*calls[name])] = name
+                running[task.remote(function, *calls[name])] = name
             done, _ = ray.wait(list(running), num_returns=1, timeout=tick_s)
             for reference in done:
                 name = running.pop(reference)
@@ -57,3 +61,9 @@ def run_side_by_side(
         for reference in running:
             ray.cancel(reference, force=True)
     return {name: results[name] for name in calls}
+
+
+def _restartable(function: Callable[..., Any], *given: Any) -> Any:
+    """What a task does. Its first process may have died on another node a moment ago."""
+    with waiting_to_hold():
+        return function(*given)

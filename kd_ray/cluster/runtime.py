@@ -5,12 +5,12 @@ import os
 import shutil
 import site
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import ray
 
 import kd_ray
+from kd_ray.core.closing import Closing
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ _MIB = 1 << 20
 _MIN_OBJECT_STORE_MIB = 80  # Ray refuses less than 75 MiB.
 
 
-class RayHandle:
+class RayHandle(Closing):
     """This process's connection to Ray; `close` shuts down only what `ensure_ray` started."""
 
     def __init__(self, *, connected_here: bool, private: bool) -> None:
@@ -42,17 +42,6 @@ class RayHandle:
         if self.connected_here:
             self.connected_here = False
             ray.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def ensure_ray(

@@ -2,20 +2,20 @@
 
 import logging
 import math
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import ray
 from ray.cluster_utils import Cluster
 
 from kd_ray.cluster.runtime import ensure_ray
+from kd_ray.core.closing import Closing
 
 logger = logging.getLogger(__name__)
 
 _MIB = 1 << 20
 
 
-class SimulatedCluster:
+class SimulatedCluster(Closing):
     """Begins as the private Ray of `ensure_ray`; `grow` adds nodes, `close` ends it all.
 
     A Ray that is running already is used as it is, and gets no nodes.
@@ -61,14 +61,3 @@ class SimulatedCluster:
                 self._cluster.remove_node(node)
             self._cluster = None
         self._handle.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

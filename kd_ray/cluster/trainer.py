@@ -3,11 +3,10 @@
 import logging
 import math
 import os
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +15,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from kd_ray.cluster.group_size import number_of, record_size
+from kd_ray.cluster.group_size import number_of, record_group
 from kd_ray.cluster.metrics import TrainingFigures
 from kd_ray.cluster.places import ray_storage
 from kd_ray.cluster.pool import (
@@ -33,7 +32,7 @@ from kd_ray.config.sources import PoolSource as PoolSection
 from kd_ray.config.sources import StoreSource as StoreSection
 from kd_ray.core.contracts import TeacherSource
 from kd_ray.core.handshake import handshake
-from kd_ray.evaluation.heartbeat import note_end, noted
+from kd_ray.evaluation.heartbeat import Process, note_end, note_restart, noted, this_process
 from kd_ray.evaluation.run_folder import RunFolder
 from kd_ray.evaluation.system import read_teacher_list
 from kd_ray.evaluation.token_file import token_file
@@ -59,6 +58,26 @@ class TrainingJob:
     config: TrainConfig | DistillConfig
     root: Path
     pool: PoolAddress | None = None
+    driver: Process | None = None
+    """Of a worker group."""
+
+
+class _NotesRestarts(UserCallback):
+    """Tells the run folder that workers are lost: rank 0 may be the one that was killed.
+
+    Ray Train's controller calls it.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Before Ray Train decides whether there is another group."""
+        try:
+            note_restart(self._run, worker_exceptions[min(worker_exceptions)])
+        except Exception as error:
+            # It would end the run in place of the restart.
+            logger.warning("a restart of the workers could not be noted: %s", error)
 
 
 def run_training(
@@ -76,12 +95,8 @@ def run_training(
         on_epoch: hears the figures of each validation, where one worker trains in this process.
         group_callbacks: of Ray Train, where a worker group trains.
     """
-    run = RunFolder(root, config.name)
-    run.open(config)
-    try:
+    with RunFolder(root, config.name).opened(config) as run:
         return _run_opened(config, root, run, on_epoch, group_callbacks)
-    finally:
-        run.close()
 
 
 def _run_opened(
@@ -107,7 +122,7 @@ def _run_opened(
             train_here(job, Alone(), device, on_epoch)
         else:
             _look_before_starting(job)
-            _fit(_trainer(job, run, group_callbacks))
+            _fit(_trainer(replace(job, driver=this_process()), run, group_callbacks))
     except BaseException as error:
         note_end(run, config.command, error)
         raise
@@ -144,11 +159,20 @@ def _fit(trainer: TorchTrainer) -> None:
     try:
         trainer.fit()
     except WorkerGroupError as error:
-        causes = [cause for _, cause in sorted(error.worker_failures.items())]
-        known = [cause for cause in causes if isinstance(cause, ValueError | RuntimeError)]
-        if known:
-            raise known[0] from error
-        raise RuntimeError(f"the worker group failed: {error}") from error
+        raise cause_of(error.worker_failures, f"the worker group failed: {error}") from error
+
+
+def cause_of(failures: Mapping[int, Exception], otherwise: str) -> Exception:
+    """What a group failed of: an error of ours, unless a worker died.
+
+    Where one worker dies or fails, the others' collectives break off with a RuntimeError.
+    """
+    causes = [cause for _, cause in sorted(failures.items())]
+    ours = [cause for cause in causes if isinstance(cause, ValueError | OSError | RuntimeError)]
+    if len(ours) < len(causes) or not causes:
+        return RuntimeError(otherwise)
+    first = [cause for cause in causes if not isinstance(cause, RuntimeError)]
+    return (first or causes)[0]
 
 
 def _trainer(
@@ -182,7 +206,7 @@ def _trainer(
             name=f"{job.config.name.replace('/', '-')}-{time.time_ns()}",
             **ray_storage(run.path / "logs" / "ray_train"),
             failure_config=FailureConfig(max_failures=workers.max_restarts),
-            callbacks=cast(Any, list(callbacks)),
+            callbacks=cast(Any, [_NotesRestarts(run), *callbacks]),
         ),
     )
 
@@ -192,12 +216,7 @@ def _work_in_group(settings: Mapping[str, Any]) -> None:
     job: TrainingJob = settings["job"]
     device = ray.train.torch.get_device() if job.config.workers.gpus else torch.device("cpu")
     collective = ProcessGroup(device) if torch.distributed.is_initialized() else Alone()
-    run = RunFolder(job.root, job.config.name)
-    run.event(
-        "worker_started", rank=collective.rank, world=collective.world, pid=os.getpid(),
-        node=socket.gethostname(),
-    )  # fmt: skip
-    record_size(job.config.workers, run, collective)
+    record_group(job.config.workers, RunFolder(job.root, job.config.name), collective)
     train_here(job, collective, device, _report)
 
 
@@ -223,6 +242,7 @@ def train_here(
                 source=source,
                 on_epoch=on_epoch,
                 reporters=[] if figures is None else [figures],
+                driver=job.driver,
             )
     finally:
         if source is not None:

@@ -11,7 +11,8 @@ from kd_ray.config.bench import (
     BenchSparseConfig,
 )
 from kd_ray.config.commands import BenchStepConfig
-from kd_ray.evaluation.run_folder import environment, write_json
+from kd_ray.evaluation.environment import environment
+from kd_ray.evaluation.run_folder import write_json
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from kd_ray.config.commands import CompareConfig
+from kd_ray.config.evaluation import CompareConfig
 from kd_ray.evaluation.run_folder import write_atomically
 from kd_ray.report.comparison import SystemComparison, compare_systems, measure_title
 from kd_ray.report.comparison_page import (

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kd_ray.config.commands import DecodeConfig
+from kd_ray.config.evaluation import DecodeConfig
 from kd_ray.evaluation.cascade import load_any
 from kd_ray.evaluation.decode import Search, decode_utterances
 from kd_ray.evaluation.run_folder import write_json_lines

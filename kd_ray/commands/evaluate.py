@@ -3,15 +3,14 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kd_ray.config.commands import EvaluateConfig
-from kd_ray.config.evaluation import CascadeSystem, Head
+from kd_ray.config.evaluation import CascadeSystem, EvaluateConfig, Head
 from kd_ray.config.strategies import TrustTable
 from kd_ray.core.translation_scores import REPORTED, TITLES, signature
 from kd_ray.evaluation.cascade import AnySystem, Cascade, load_any
@@ -27,6 +26,7 @@ from kd_ray.evaluation.system import (
 )
 from kd_ray.evaluation.translation import score_translations, translation_scores
 from kd_ray.report.progress import Task, progress
+from kd_ray.report.systems import hypotheses_path
 from kd_ray.speech.manifest import Utterance, manifest_digest, read_manifest
 from kd_ray.speech.tokens import Tokens
 from kd_ray.storage import fetch
@@ -52,7 +52,11 @@ def evaluate(config: EvaluateConfig, root: Path) -> dict[str, Any]:
     run = RunFolder(root, config.name)
     for part in ("hypotheses", "systems"):
         (run.path / part).mkdir(parents=True, exist_ok=True)
-    run.open(config)
+    with run.opened(config):
+        return _evaluate(config, root, run)
+
+
+def _evaluate(config: EvaluateConfig, root: Path, run: RunFolder) -> dict[str, Any]:
     splits = {name: read_manifest(root / path) for name, path in config.splits.items()}
     results = {**_header(config, root, splits), "systems": []}
     paces: dict[str, float | None] = {}
@@ -206,9 +210,9 @@ def _score(
 ) -> dict[str, Any]:
     system = _load(config, root, entry)
     cached = run.path / "systems" / f"{_key(config, splits, entry, system)}.json"
-    written = [_hypotheses_path(run, name, entry.label) for name in splits]
-    if cached.exists() and all(path.exists() for path in written):
-        known: dict[str, Any] = json.loads(cached.read_text(encoding="utf-8"))
+    written = [hypotheses_path(run.path, name, entry.label) for name in splits]
+    known = _scored_before(cached, written)
+    if known is not None:
         paces.setdefault(_architecture(system), known["real_time_factor"])
         told.known()
         return known
@@ -230,7 +234,7 @@ def _score(
         row["asr_folder"] = folders[0]
     for name, utterances in splits.items():
         scores, lines = _score_split(config, root, system, utterances, told)
-        write_json_lines(_hypotheses_path(run, name, entry.label), lines)
+        write_json_lines(hypotheses_path(run.path, name, entry.label), lines)
         row["scores"][name] = scores
     last = list(splits)[-1]
     # One measurement for each architecture: between equal ones there is nothing but noise.
@@ -239,8 +243,24 @@ def _score(
         paces[architecture] = _speed(config, root, system, splits[last])
     row["real_time_factor"] = paces[architecture]
     _log(config, entry, last, row["scores"][last])
-    write_json(cached, row)
+    write_json(cached, {**row, _HYPOTHESES: _digests(written)})
     return row
+
+
+_HYPOTHESES = "hypotheses_digests"
+"""In what is kept of a system: another evaluation may write its hypotheses over these."""
+
+
+def _scored_before(cached: Path, written: Sequence[Path]) -> dict[str, Any] | None:
+    """The row of a system, if the hypotheses that are there are those that were counted in it."""
+    if not cached.exists() or not all(path.exists() for path in written):
+        return None
+    known: dict[str, Any] = json.loads(cached.read_text(encoding="utf-8"))
+    return known if known.pop(_HYPOTHESES, None) == _digests(written) else None
+
+
+def _digests(files: Sequence[Path]) -> list[str]:
+    return [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files]
 
 
 def _key(
@@ -307,10 +327,6 @@ def _log(config: EvaluateConfig, entry: Entry, split: str, scores: Mapping[str, 
     else:
         rate = scores[config.decoding]["error_rate"]
         logger.info("%-24s %s error %6.2f %%", entry.label, split, rate)
-
-
-def _hypotheses_path(run: RunFolder, split: str, label: str) -> Path:
-    return run.path / "hypotheses" / split / f"{label.replace('/', '-')}.jsonl"
 
 
 def _architecture(system: AnySystem) -> str:

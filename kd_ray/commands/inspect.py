@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -19,6 +18,7 @@ from kd_ray.core.targets import likeliest
 from kd_ray.evaluation.decode import decode_encoded
 from kd_ray.evaluation.system import System, UnusableSystem, load_system, read_teacher_list
 from kd_ray.evaluation.token_file import token_file
+from kd_ray.report.console import log_console
 from kd_ray.speech.audio import read_waveform
 from kd_ray.speech.manifest import ManifestError, Utterance, read_manifest
 from kd_ray.speech.tokens import Tokens
@@ -239,7 +239,7 @@ def _spell(ids: list[int], tokens: Tokens) -> str:
 
 
 def _show(found: Inspection, strategy: Strategy) -> None:
-    console = Console()
+    console = log_console()
     settings = ", ".join(
         f"{name} {value}"
         for name, value in strategy.model_dump(exclude={"type", "table"}, exclude_none=True).items()

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from kd_ray.cluster.pool import PoolSource, attach, join_cluster
 from kd_ray.config.load import ConfigError
@@ -31,6 +30,7 @@ from kd_ray.core.contracts import (
 from kd_ray.core.handshake import StudentNeeds, handshake
 from kd_ray.evaluation.run_folder import RunFolder, write_atomically, write_json
 from kd_ray.evaluation.system import read_teacher_list
+from kd_ray.report.console import log_console
 from kd_ray.report.trust import Asked, TrustRecords, TrustReport, trust_report
 from kd_ray.report.trust_groups import groups_of
 from kd_ray.report.trust_page import trust_page
@@ -46,7 +46,6 @@ logger = logging.getLogger(__name__)
 
 _DEADLINE_S = 300.0
 _TELL_S = 10.0
-_LOG_WIDTH = 160
 
 
 def pool_report(config: PoolConfig, root: Path) -> TrustReport:
@@ -66,7 +65,11 @@ def pool_report(config: PoolConfig, root: Path) -> TrustReport:
         raise ConfigError(
             "`kd-ray pool report` needs a section `report` with name, split, manifest and tokens"
         )
-    run = RunFolder(root, section.name).open(config)
+    with RunFolder(root, section.name).opened(config) as run:
+        return _report(config, section, run, root)
+
+
+def _report(config: PoolConfig, section: PoolReport, run: RunFolder, root: Path) -> TrustReport:
     everyone = read_manifest(root / section.manifest)
     utterances = [row for row in everyone if (row.text(section.column) or "").strip()]
     groups = groups_of(utterances, section.groups, buckets=section.buckets)
@@ -92,9 +95,7 @@ def pool_report(config: PoolConfig, root: Path) -> TrustReport:
         notes=notes,
     )  # fmt: skip
     _write(run, section, found)
-    console = Console()
-    # A log is no terminal, and has room.
-    print_trust(found, console if console.is_terminal else Console(width=_LOG_WIDTH))
+    print_trust(found, log_console())
     logger.info("report: %s", run.path / "report.html")
     return found
 

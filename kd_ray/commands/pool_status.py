@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kd_ray.cluster.pool.status import HostView, PoolStatus
+from kd_ray.report.console import log_console
 from kd_ray.teachers.batching import JobStatistics
 from kd_ray.teachers.cache import Lookups
 from kd_ray.teachers.costs import JobCost
@@ -23,7 +24,7 @@ _EVENTS = 5
 
 def show(status: PoolStatus, console: Console | None = None) -> None:
     """Tables of nodes, hosts and jobs, and the latest events."""
-    console = console or Console()
+    console = console or log_console()
     console.print(
         f"pool {status.name}: {status.state} for {_lasted(status.up_s)}, kd_ray {status.package}, "
         f"protocol {status.protocol}, change {status.version}; {status.teachers} teachers, "

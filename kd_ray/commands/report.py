@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from kd_ray.config.commands import ReportConfig
+from kd_ray.config.evaluation import ReportConfig
 from kd_ray.evaluation.run_folder import write_atomically
 from kd_ray.evaluation.system import read_teacher_list
 from kd_ray.report import plain_table, read_evaluated, rich_table, write_report

@@ -14,23 +14,30 @@ from rich.text import Text
 from kd_ray.config.base import Section
 from kd_ray.config.commands import (
     DistillConfig,
-    EvaluateConfig,
     InferTeachersConfig,
     TrainConfig,
     TrainTeachersConfig,
 )
+from kd_ray.config.evaluation import EvaluateConfig
 from kd_ray.config.load import load
 from kd_ray.config.recipes import RecipeConfig, StudyConfig
-from kd_ray.evaluation.run_folder import RunFolder
-from kd_ray.report.run_status import STALE_S, NoRun, RunStatus, find_runs, read_status
+from kd_ray.config.search import SearchConfig
+from kd_ray.evaluation.run_folder import EVENTS, RunFolder, bring_events
+from kd_ray.report.run_status import INNER, STALE_S, NoRun, RunStatus, find_runs, read_status
 from kd_ray.report.run_status_tables import show_run, show_runs
+from kd_ray.storage import exists, fetch_folder, names_below, shown
 
 _INDEX_NAME = "store.json"
+_READ = (".json", ".jsonl")
+"""Ends of the names of files that say how a run is."""
 
 
 @dataclass(frozen=True)
 class StoreFill:
-    """How full a target store is: shards, each counted once for every teacher."""
+    """How full a target store is: shards, each counted once for every teacher.
+
+    One that a configuration names and that has not begun has no teachers and no splits.
+    """
 
     folder: str
     teachers: int
@@ -46,6 +53,11 @@ class StoreFill:
     def shards(self) -> int:
         """Over all splits."""
         return sum(planned for _, planned in self.splits.values())
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing that is planned is missing."""
+        return 0 < self.shards <= self.committed
 
 
 def status(
@@ -72,24 +84,39 @@ def status(
     """
     # Where nobody sees the end of a line, names are better whole.
     console = Console(width=None if sys.stdout.isatty() else 160)
+    filled = _Filled()
     while True:
         stores, runs = _look(run, root, stale_after_s)
         if as_json:
             content: dict[str, Any] = {"runs": [asdict(each) for each in runs]}
             if stores:
-                content["stores"] = [
-                    {**asdict(each), "committed": each.committed, "shards": each.shards}
-                    for each in stores
-                ]
+                content["stores"] = [_as_plain(each) for each in stores]
             sys.stdout.write(json.dumps(content) + "\n")
             sys.stdout.flush()
         else:
             if watch is not None and console.is_terminal:
                 console.clear()
             _show(stores, runs, console)
-        if watch is None or not any(each.at_work for each in runs):
+        more = any(each.at_work for each in runs) or filled.waits(stores, stale_after_s)
+        if watch is None or not more:
             return runs
         time.sleep(watch)
+
+
+class _Filled:
+    """Whether stores that are not full still become fuller."""
+
+    def __init__(self) -> None:
+        self._committed: dict[str, int] = {}
+        self._grew_s = time.monotonic()
+
+    def waits(self, stores: list[StoreFill], stale_after_s: float) -> bool:
+        """Whether more is to be expected of them."""
+        committed = {each.folder: each.committed for each in stores}
+        if committed != self._committed:
+            self._committed, self._grew_s = committed, time.monotonic()
+        silent_s = time.monotonic() - self._grew_s
+        return not all(each.full for each in stores) and silent_s < stale_after_s
 
 
 def _look(run: str, root: Path, stale_after_s: float) -> tuple[list[StoreFill], list[RunStatus]]:
@@ -102,7 +129,8 @@ def _look(run: str, root: Path, stale_after_s: float) -> tuple[list[StoreFill], 
             if is_store:
                 stores.append(place)
             else:
-                places += (find_runs(place) if place.is_dir() else []) or [place]
+                here = _brought(place)
+                places += (find_runs(here) if here.is_dir() else []) or [here]
     elif (folder / _INDEX_NAME).exists():
         stores.append(folder)
     else:
@@ -110,26 +138,41 @@ def _look(run: str, root: Path, stale_after_s: float) -> tuple[list[StoreFill], 
     if not places and not stores:
         raise NoRun(f"{folder or run}: no run, i.e. no folder with a config.json of `kd-ray`")
     places = list(dict.fromkeys(places))
+    for place in places:
+        bring_events(place)
     runs = [
         read_status(place, _name(place, root), stale_after_s=stale_after_s, whole=len(places) == 1)
         for place in places
     ]
     if len(runs) == 1:
         runs = [_with_store(runs[0], root)]
-    fills = [_fill(store) for store in stores if (store / _INDEX_NAME).exists()]
-    return fills, runs
+    return [_fill(store) for store in dict.fromkeys(stores)], runs
 
 
 def _folder(run: str, root: Path) -> Path | None:
     """The folder that is meant; None: a configuration is."""
     candidates = [Path(run), root / run, root / "runs" / run]
     for path in candidates:
-        if path.is_dir():
-            return path
+        here = _brought(path)
+        if here.is_dir():
+            return here
     if any(path.is_file() for path in candidates[:2]):
         return None
     looked = ", ".join(str(path) for path in dict.fromkeys(candidates))
     raise NoRun(f"there is no run {run!r}; looked for {looked}. Runs lie in {root / 'runs'}")
+
+
+def _brought(folder: Path) -> Path:
+    """A folder's local path; of one at an address, what a status reads is brought here first."""
+    return fetch_folder(folder, only=_says_how, pin=False)
+
+
+def _says_how(name: str) -> bool:
+    """Whether a file says how a run is; those of its models and logs do not."""
+    *above, last = name.split("/")
+    if last == "state.json" and above[-2:-1] == ["checkpoints"]:
+        return True
+    return last.endswith(_READ) and last != EVENTS and not set(above) & set(INNER)
 
 
 def _made_by(config: Section, root: Path) -> Iterator[tuple[Path, bool]]:
@@ -155,10 +198,8 @@ def _made_by(config: Section, root: Path) -> Iterator[tuple[Path, bool]]:
                 yield RunFolder(root, f"{config.name}/{teacher.name}").path, False
         case InferTeachersConfig():
             yield root / config.store, True
-        case TrainConfig() | DistillConfig() | EvaluateConfig():
+        case TrainConfig() | DistillConfig() | EvaluateConfig() | SearchConfig():
             yield RunFolder(root, config.name).path, False
-        case _ if getattr(config, "command", None) == "search":
-            yield RunFolder(root, str(config.name)).path, False  # type: ignore[attr-defined]
 
 
 def _name(folder: Path, root: Path) -> str:
@@ -172,10 +213,12 @@ def _name(folder: Path, root: Path) -> str:
 def _with_store(run: RunStatus, root: Path) -> RunStatus:
     """With how full the store is that a distillation reads."""
     store = run.teachers.get("store")
-    if store is None or not (root / store / _INDEX_NAME).exists():
+    if store is None:
         return run
     found: dict[str, Any]
     try:
+        if not exists(root / store / _INDEX_NAME):
+            return run
         fill = _fill(root / store)
         found = {"committed": fill.committed, "shards": fill.shards}
     except (ValueError, OSError) as error:
@@ -185,26 +228,33 @@ def _with_store(run: RunStatus, root: Path) -> RunStatus:
 
 
 def _fill(folder: Path) -> StoreFill:
+    if not exists(folder / _INDEX_NAME):
+        return StoreFill(shown(folder), 0, {})
     from kd_ray.teachers.store import TargetStore
 
     store = TargetStore.open(folder)
     digests = [info.digest for info in store.teachers]
     splits = {}
+    # Shards appear whole: whether one is sound is for who reads it.
+    there = names_below(store.folder)
     for split in store.index.splits:
-        shards = store.shards(split)
-        there = sum(
-            # Shards appear whole: whether one is sound is for who reads it.
-            store.shard_path(split, digest, shard.index).exists()
+        planned = [
+            store.shard_path(split, digest, shard.index).relative_to(store.folder).as_posix()
             for digest in digests
-            for shard in shards
-        )
-        splits[split] = (there, len(shards) * len(digests))
-    return StoreFill(str(folder), len(digests), splits)
+            for shard in store.shards(split)
+        ]
+        splits[split] = (sum(name in there for name in planned), len(planned))
+    return StoreFill(shown(folder), len(digests), splits)
+
+
+def _as_plain(store: StoreFill) -> dict[str, Any]:
+    return {**asdict(store), "committed": store.committed, "shards": store.shards}
 
 
 def _show(stores: list[StoreFill], runs: list[RunStatus], console: Console) -> None:
     for store in stores:
-        console.print(Text(f"store {store.folder}: {store.teachers} teachers"), soft_wrap=True)
+        how = f"{store.teachers} teachers" if store.teachers else "not begun"
+        console.print(Text(f"store {store.folder}: {how}"), soft_wrap=True)
         for split, (there, planned) in store.splits.items():
             share = 100 * there / max(1, planned)
             console.print(Text(f"  {split:<12}{there} of {planned} shards, {share:.0f} %"))

@@ -12,7 +12,7 @@ from typing import Any
 
 from kd_ray.commands.recipe import load_task, recipe, run_command
 from kd_ray.config.base import Section
-from kd_ray.config.commands import EvaluateConfig
+from kd_ray.config.evaluation import EvaluateConfig
 from kd_ray.config.load import ConfigError
 from kd_ray.config.places import local_path
 from kd_ray.config.recipes import RecipeConfig, RecipeTask, StudyConfig, StudyRow

@@ -53,7 +53,8 @@ def train_teachers(config: TrainTeachersConfig, root: Path) -> Path:
     todo = {name: each for name, each in configs.items() if runs[name].summary() is None}
     for name in configs.keys() - todo.keys():
         # An old run of another configuration must not pass as this teacher.
-        runs[name].open(configs[name])
+        with runs[name].opened(configs[name], whole=False):
+            pass
     if todo:
         workers = config.base.workers
         slots = config.max_parallel or _slots(workers.cpus * workers.most)

@@ -16,7 +16,7 @@ import os
 import posixpath
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote
 
@@ -99,6 +99,12 @@ def address_of(path: Path) -> Address | None:
         place = "" if place == _NO_PLACE else place
         return Address(scheme, place, _normal(rest), unquote(query))
     return None
+
+
+def is_in(address: Address, folder: Address) -> bool:
+    """Whether an address is a folder, or lies below it."""
+    same = replace(address, path=folder.path) == folder
+    return same and f"{address.path}/".startswith(f"{folder.path}/" if folder.path else "")
 
 
 def local_path(path: Path) -> Path:

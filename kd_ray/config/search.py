@@ -167,8 +167,12 @@ FIXED_KEYS = {
     "training.select_by": "trials are compared by one score",
     "data.valid": "trials are compared on one split",
     "data.column": "trials are compared by one score",
+    "data.tokens": "trials are compared by errors in one unit",
 }
 """Keys of the base that no axis may have, and why."""
+
+SET_BY_THE_SEARCH = ("name", "training.seed")
+"""Of these, what each trial has of its own: a setting that names them would not be heard."""
 
 
 class SearchConfig(Section):
@@ -205,6 +209,7 @@ class SearchConfig(Section):
     def _trials_can_be_compared(self) -> Self:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must differ, got {list(self.seeds)}")
+        # A section above such a key is looked at when the space is checked against the base.
         for key in self.space:
             if key in FIXED_KEYS:
                 raise ValueError(

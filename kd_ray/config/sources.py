@@ -165,7 +165,7 @@ class PoolSource(HostSettings):
     weight: float = Field(1.0, gt=0)
     """This job's share of busy hosts, where several jobs share a pool."""
     priority: int = 0
-    """Of this job's requests: higher ones go first where hosts are busy (a search's trials: -1)."""
+    """Of this job's requests: higher ones go first where hosts are busy."""
 
     @model_validator(mode="after")
     def _hosts_are_somebody_elses(self) -> Self:

@@ -20,12 +20,14 @@ from typing import Any, Literal, Self
 
 from kd_ray.evaluation.pace import Pace
 from kd_ray.evaluation.run_folder import RunFolder, write_json
+from kd_ray.storage import StorageError, place_of_processes
 
 logger = logging.getLogger(__name__)
 
 BEAT_S = 5.0
 STATE_NAME = "state.json"
 _LONGEST_ERROR = 2000
+_RESTARTING = "restarting"
 
 Doing = Literal["starting", "running", "finished", "failed", "stopped"]
 
@@ -50,6 +52,15 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Process:
+    """A process of some machine."""
+
+    pid: int
+    place: str | None
+    """Of the process numbers: machine and name space; None where they are not known."""
+
+
+@dataclass(frozen=True)
 class RunState:
     """What `state.json` says. Times are Unix times."""
 
@@ -58,7 +69,7 @@ class RunState:
     pid: int
     host: str
     place: str | None
-    """Of the process numbers: machine and name space; None where they are not known."""
+    """As of a `Process`."""
     started: float
     """Of this process's work on the run; earlier ones are not counted."""
     beat: float
@@ -72,14 +83,18 @@ class RunState:
     more: Mapping[str, Any] = field(default_factory=dict)
     """What else the command says of itself."""
     error: str | None = None
-    """Why it failed, or was stopped."""
+    """Why it failed, was stopped, or starts again."""
+    driver: Process | None = None
+    """Who starts the workers again when one is lost; None: the run ends with its process."""
 
 
 class Heartbeat:
     """Keeps `state.json` up to date while a block works on a run.
 
     An error that leaves the block is written down as the end of the run (`failed`, or `stopped` for
-    an interrupt); otherwise the run is `finished`. A disk that refuses the file stops nothing.
+    an interrupt); otherwise the run is `finished`. In a worker group an error is no end: it may be
+    another worker's, and whoever started the group starts it again (`starting`) or writes down the
+    end (`note_end`). A disk or an address that refuses the file stops nothing.
 
     Args:
         run: whose folder exists.
@@ -87,6 +102,7 @@ class Heartbeat:
         work: what it begins with.
         every_s: seconds from beat to beat.
         more: asked at every beat; plain data.
+        driver: in a worker group, the process that started it.
     """
 
     def __init__(
@@ -97,11 +113,12 @@ class Heartbeat:
         *,
         every_s: float = BEAT_S,
         more: Callable[[], Mapping[str, Any]] = dict,
+        driver: Process | None = None,
     ) -> None:
         self._path = run.path / STATE_NAME
         self._every_s = every_s
         self._more = more
-        self._begun = _begun(command, "running", work)
+        self._begun = _begun(command, "running", work, driver)
         self._work, self._moved = work, self._begun.moved
         self._pace = Pace()
         self._pace.at(work.done)
@@ -137,7 +154,11 @@ class Heartbeat:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self._write("finished" if error is None else _end_of(error), _text_of(error))
+        if error is not None and self._begun.driver is not None:
+            self.at(what=_RESTARTING)
+            self._write("starting", _text_of(error))
+        else:
+            self._write("finished" if error is None else _end_of(error), _text_of(error))
 
     def _beat_on(self) -> None:
         while not self._stop.wait(self._every_s):
@@ -159,7 +180,7 @@ class Heartbeat:
         # Not under the lock: a slow disk must not hold up the work.
         try:
             write_json(self._path, asdict(now))
-        except OSError as problem:
+        except (OSError, StorageError) as problem:
             if not self._warned:
                 logger.warning("how far the run is cannot be written down: %s", problem)
             self._warned = True
@@ -185,8 +206,33 @@ def note_end(run: RunFolder, command: str, error: BaseException) -> None:
     if before is not None and before.state in ("failed", "stopped"):
         return
     state = before or _begun(command, "starting", Work("starting"))
-    end = replace(state, state=_end_of(error), beat=time.time(), error=_text_of(error))
-    _try_to_write(run, end)
+    work = state.work
+    if work.what == _RESTARTING:
+        # What the group did that was not started again.
+        work = replace(work, what="training")
+    _try_to_write(
+        run,
+        replace(state, state=_end_of(error), beat=time.time(), work=work, error=_text_of(error)),
+    )
+
+
+def note_restart(run: RunFolder, error: BaseException) -> None:
+    """Write down that a worker group is started again, for a worker that could not say so."""
+    state = read_state(run.path)
+    if state is None or state.state != "running":
+        return
+    _try_to_write(
+        run,
+        replace(
+            state,
+            state="starting",
+            beat=time.time(),
+            work=replace(state.work, what=_RESTARTING),
+            rate=None,
+            left_s=None,
+            error=_text_of(error),
+        ),
+    )
 
 
 def read_state(folder: Path) -> RunState | None:
@@ -194,39 +240,39 @@ def read_state(folder: Path) -> RunState | None:
     try:
         content = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
         work = Work(**_known_fields(Work, content.pop("work")))
-        return RunState(**_known_fields(RunState, content), work=work)
+        driver = content.pop("driver", None)
+        if driver is not None:
+            driver = Process(**_known_fields(Process, driver))
+        return RunState(**_known_fields(RunState, content), work=work, driver=driver)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
-def place_of_processes() -> str | None:
-    """What makes process numbers comparable: the machine since it was started, and name space."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return None
+def this_process() -> Process:
+    """The process that asks."""
+    return Process(os.getpid(), place_of_processes())
 
 
-def _begun(command: str, state: Doing, work: Work) -> RunState:
-    now = time.time()
+def _begun(command: str, state: Doing, work: Work, driver: Process | None = None) -> RunState:
+    now, here = time.time(), this_process()
     return RunState(
         state=state,
         command=command,
-        pid=os.getpid(),
+        pid=here.pid,
         host=socket.gethostname(),
-        place=place_of_processes(),
+        place=here.place,
         started=now,
         beat=now,
         moved=now,
         work=work,
+        driver=driver,
     )
 
 
 def _try_to_write(run: RunFolder, state: RunState) -> None:
     try:
         write_json(run.path / STATE_NAME, asdict(state))
-    except OSError as problem:
+    except (OSError, StorageError) as problem:
         logger.warning("how far the run is cannot be written down: %s", problem)
 
 

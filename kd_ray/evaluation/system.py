@@ -251,7 +251,7 @@ def read_teacher_list(spec: str | Sequence[str], root: Path) -> list[Path]:
         pattern = line.split("#", 1)[0].strip()
         if not pattern:
             continue
-        folders = matches(root / pattern)
+        folders = matches(root, pattern)
         if not folders:
             raise UnusableSystem(f"{place}: {pattern} does not exist (looked in {shown(root)})")
         for folder in map(resolve_checkpoint, folders):

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kd_ray.evaluation.heartbeat import BEAT_S, RunState, Work, place_of_processes, read_state
+from kd_ray.evaluation.heartbeat import BEAT_S, Process, RunState, Work, read_state
+from kd_ray.evaluation.run_folder import read_json_lines
 from kd_ray.report.runs import ROUTINE_EVENTS
+from kd_ray.storage import place_of_processes
 
 STALE_S = 60.0
 """Without a sign of life for so long, nobody seems to work on a run any more."""
@@ -22,7 +24,7 @@ _STARTING_FACTOR = 15
 """Nobody gives signs of life while hosts and workers are waited for, which may take minutes."""
 _TAIL_BYTES = 256 << 10
 _EVENTS = 5
-_INNER = ("checkpoints", "model", "best_model", "validated", "logs", "tensorboard", "hypotheses")
+INNER = ("checkpoints", "model", "best_model", "validated", "logs", "tensorboard", "hypotheses")
 """Folders within a run that are no runs."""
 
 State = Literal[
@@ -97,7 +99,7 @@ def _runs_in(folder: Path) -> Iterator[Path]:
         if command != "search":
             return
     for inner in folder.iterdir():
-        if inner.is_dir() and not inner.name.startswith(".") and inner.name not in _INNER:
+        if inner.is_dir() and not inner.name.startswith(".") and inner.name not in INNER:
             yield from _runs_in(inner)
 
 
@@ -169,7 +171,10 @@ def judge(
         return state.state
     if state.state == "finished":
         return "unfinished"
-    if state.place is not None and state.place == place_of_processes() and not _lives(state.pid):
+    # A worker group outlives each of its workers, and ends with the process that started it.
+    decides = state.driver or Process(state.pid, state.place)
+    here = decides.place is not None and decides.place == place_of_processes()
+    if here and not _lives(decides.pid):
         return "died"
     patience_s = max(stale_after_s, 2 * BEAT_S)
     if state.state == "starting":
@@ -199,25 +204,11 @@ def _figures(path: Path, whole: bool) -> tuple[list[dict[str, Any]], list[dict[s
 
 
 def _lines(path: Path, last_bytes: int | None, having: str = "") -> list[dict[str, Any]]:
-    """Lines of a JSON lines file (those with `having` in them); torn ones are left out."""
+    """Lines of a JSON lines file; none where it cannot be read."""
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            start = 0 if last_bytes is None else max(0, size - last_bytes)
-            file.seek(start)
-            text = file.read().decode("utf-8", errors="replace")
+        return read_json_lines(path, last_bytes=last_bytes, having=having)
     except OSError:
         return []
-    # A last line without an end is being written; a first one may have been cut here.
-    lines = text.split("\n")[1 if start else 0 : -1]
-    found = []
-    for line in lines:
-        if line and having in line:
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                continue
-    return [line for line in found if isinstance(line, dict)]
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from kd_ray.evaluation.run_folder import EVENTS, bring_events, read_json_lines
 from kd_ray.report.systems import (
     EvaluatedSystem,
     Evaluation,
     ReportError,
     read_json,
-    read_json_lines,
 )
-from kd_ray.storage import fetch_folder, shown
+from kd_ray.storage import fetched_folder, shown
 
 ROUTINE_EVENTS = frozenset(
     {"started", "pool_started", "resumed", "finished", "checkpoint", "ties_warning"}
@@ -110,13 +110,18 @@ def _by_update(rows: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]
 
 def read_run(folder: Path, label: str, kind: RunKind) -> Run:
     """Read a run folder. Only `config.json` must exist: an unfinished run can be reported."""
-    asked, folder = folder, fetch_folder(folder, only=lambda name: "/" not in name)
+    with fetched_folder(folder, only=lambda name: "/" not in name and name != EVENTS) as here:
+        bring_events(here)
+        return _read_fetched(folder, here, label, kind)
+
+
+def _read_fetched(asked: Path, folder: Path, label: str, kind: RunKind) -> Run:
     if not (folder / "config.json").exists():
         raise ReportError(
             f"run {label!r}: {shown(asked)} holds no config.json, so it is not a run folder; "
             "give the folder runs/<name> that `kd-ray` wrote"
         )
-    figures = read_json_lines(folder / "metrics.jsonl")
+    figures = _lines(folder / "metrics.jsonl")
     optional = {
         name: read_json(path) if (path := folder / f"{name}.json").exists() else {}
         for name in ("environment", "summary")
@@ -129,9 +134,14 @@ def read_run(folder: Path, label: str, kind: RunKind) -> Run:
         environment=optional["environment"],
         train=_by_update(figures, "train"),
         valid=_by_update(figures, "valid"),
-        events=read_json_lines(folder / "events.jsonl"),
+        events=_lines(folder / "events.jsonl"),
         summary=optional["summary"],
     )
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """What a run wrote line by line; nothing where it has not begun to."""
+    return read_json_lines(path) if path.exists() else []
 
 
 def read_runs(folders: Mapping[str, Path], results: Evaluation[Any]) -> list[Run]:

@@ -13,9 +13,12 @@ from typing import Any, Literal
 from kd_ray.evaluation.run_folder import RunFolder
 from kd_ray.report.runs import Run, read_run
 from kd_ray.report.systems import read_json
+from kd_ray.storage import fetch, fetched_folder, matches
 
 WORK = "teacher_work.json"
 """In a trial's folder; a file of its own, as the trial's process writes the note beside it."""
+COUNTS = "counts.json"
+"""In a search's folder: the unit of the tokens that validation counts."""
 Setting = Mapping[str, Any]
 """Dotted key of the base to value, in the order of the space."""
 
@@ -97,14 +100,19 @@ class SettingResult:
     """That the search asks for."""
 
     @property
+    def counted(self) -> tuple[Trial, ...]:
+        """Those of the seeds that the search asks for; earlier on it may have asked for others."""
+        return tuple(trial for trial in self.trials if trial.seed in self.seeds)
+
+    @property
     def complete(self) -> bool:
         """Whether every seed was trained to its end: only such settings are ranked."""
         return set(self.seeds) <= set(self.errors)
 
     @property
     def errors(self) -> Mapping[int, float]:
-        """Seed to error, of finished trials."""
-        return {trial.seed: trial.error for trial in self.trials if trial.error is not None}
+        """Seed to error, of finished trials that count."""
+        return {trial.seed: trial.error for trial in self.counted if trial.error is not None}
 
     @property
     def mean(self) -> float | None:
@@ -114,7 +122,15 @@ class SettingResult:
     @property
     def deviation(self) -> float | None:
         """Sample deviation over the seeds; None unless complete, or with one seed."""
-        return stdev(self.errors.values()) if self.complete and len(self.trials) > 1 else None
+        return stdev(self.errors.values()) if self.complete and len(self.errors) > 1 else None
+
+    @property
+    def reached(self) -> float | None:
+        """The mean of a complete setting; of others the lowest validation error of any trial."""
+        if self.complete:
+            return self.mean
+        known = [each for trial in self.counted if (each := trial.best_so_far) is not None]
+        return min(known, default=None)
 
     @property
     def parameters(self) -> int | None:
@@ -123,15 +139,17 @@ class SettingResult:
 
     @property
     def status(self) -> str:
-        """What became of its trials, in words."""
+        """What became of the trials that count, in words."""
+        if not self.counted:
+            return "not begun"
         counts = {
-            state: [trial for trial in self.trials if trial.state == state]
+            state: [trial for trial in self.counted if trial.state == state]
             for state in ("finished", "stopped", "failed", "unfinished")
         }
         parts = []
         for state, trials in counts.items():
             if trials:
-                number = f"{len(trials)} " if len(self.trials) > 1 else ""
+                number = f"{len(trials)} " if len(self.counted) > 1 else ""
                 epochs = sorted({epoch for t in trials if (epoch := _last_epoch(t)) is not None})
                 after = f" after epoch {', '.join(map(str, epochs))}" if epochs else ""
                 parts.append(number + state + (after if state == "stopped" else ""))
@@ -171,8 +189,13 @@ class SearchResults:
 
     @property
     def trials(self) -> list[Trial]:
-        """Of all settings."""
+        """Of all settings, whether their seeds count or not."""
         return [trial for setting in self.settings for trial in setting.trials]
+
+    @property
+    def counted(self) -> list[Trial]:
+        """Those of the seeds that the search asks for."""
+        return [trial for setting in self.settings for trial in setting.counted]
 
     @property
     def ranked(self) -> list[SettingResult]:
@@ -180,14 +203,23 @@ class SearchResults:
         return [setting for setting in self.settings if setting.complete]
 
 
-def measure_of(config: Mapping[str, Any]) -> Measure:
-    """What training selects by, of a resolved configuration."""
+def measure_of(config: Mapping[str, Any], unit: str | None) -> Measure:
+    """What training selects by.
+
+    Args:
+        config: a resolved configuration.
+        unit: of its tokens, which validation counts; None: not known.
+    """
     select_by, column = config["training"]["select_by"], config["data"]["column"]
     if column == "translation":
         return Measure({"bleu": "BLEU", "chrf++": "chrF++"}[select_by], True)
-    unit = {"phones": "phone", "transcript": "word"}.get(column, "token")
+    counted = _UNITS.get(unit or "", "token")
     head = {"attention": "attention", "ctc": "CTC"}[select_by]
-    return Measure(f"{unit} error rate, %, {head}", False)
+    return Measure(f"{counted} error rate, %, {head}", False)
+
+
+_UNITS = {"phones": "phone", "words": "word", "characters": "character"}
+"""Pieces of words are counted as tokens."""
 
 
 def read_search(root: Path, name: str) -> SearchResults:
@@ -196,11 +228,11 @@ def read_search(root: Path, name: str) -> SearchResults:
     Raises:
         ReportError: a file lacks, or cannot be read.
     """
-    folder = RunFolder(root, name).path
-    config = read_json(folder / "config.json")
+    with fetched_folder(RunFolder(root, name).path, only=lambda file: "/" not in file) as folder:
+        config, base = read_json(folder / "config.json"), read_json(folder / "base.json")
     runs: dict[str, Run] = {}
     trials = []
-    for path in sorted((folder / "trials").glob("*/trial.json")):
+    for path in matches(folder, "trials/*/trial.json"):
         run = read_run(path.parent, path.parent.name, "student")
         runs[path.parent.name] = run
         trials.append(trial_of(run))
@@ -212,8 +244,10 @@ def read_search(root: Path, name: str) -> SearchResults:
         SettingResult(number, group[0].setting, tuple(sorted(group, key=_seed_of)), seeds)
         for number, group in by_number.items()
     ]
-    base = read_json(folder / "base.json")
-    return SearchResults(name, config, measure_of(base), tuple(sorted(settings, key=_rank)), runs)
+    counts = folder / COUNTS
+    unit = read_json(counts)["unit"] if counts.exists() else None
+    measure = measure_of(base, unit)
+    return SearchResults(name, config, measure, tuple(sorted(settings, key=_rank)), runs)
 
 
 def trial_of(run: Run) -> Trial:
@@ -245,7 +279,7 @@ def trial_of(run: Run) -> Trial:
 
 def work_of(folder: Path) -> TeacherWork | None:
     """What a trial cost pools, those of earlier starts of the search too; None: not known."""
-    path = folder / WORK
+    path = fetch(folder / WORK)
     if not path.exists():
         return None
     noted = read_json(path)
@@ -262,10 +296,8 @@ def _seconds(run: Run) -> float:
 
 
 def _rank(setting: SettingResult) -> tuple[bool, float, int]:
-    reached = [trial.best_so_far for trial in setting.trials]
-    known = [each for each in reached if each is not None]
-    value = setting.mean if setting.mean is not None else (fmean(known) if known else float("inf"))
-    return (not setting.complete, value, setting.number)
+    reached = float("inf") if setting.reached is None else setting.reached
+    return (not setting.complete, reached, setting.number)
 
 
 def _last_epoch(trial: Trial) -> int | None:

@@ -85,6 +85,8 @@ def _computed_share(trials: Sequence[Trial], key: str) -> float | None:
 def _differ_in_this(before: Trial, after: Trial, key: str) -> bool:
     if before.ended is None or before.ended > after.started or before.teacher_work is None:
         return False
+    if before.seed != after.seed:
+        return False
     different = [name for name in after.setting if before.setting[name] != after.setting[name]]
     return different == [key]
 

@@ -55,7 +55,7 @@ def search_page(results: SearchResults, verdict: Verdict, *, now: datetime | Non
 
 
 def _failures(results: SearchResults) -> Html:
-    failed = [trial for trial in results.trials if trial.state == "failed"]
+    failed = [trial for trial in results.counted if trial.state == "failed"]
     if not failed:
         return Html("")
     items = joined(

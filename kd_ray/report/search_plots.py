@@ -41,10 +41,7 @@ _MOST_VALUES = 14
 
 def _score(results: SearchResults, setting: SettingResult) -> float | None:
     """As shown; of an incomplete setting the best that was reached."""
-    if setting.mean is not None:
-        return results.measure.shown(setting.mean)
-    reached = [each for trial in setting.trials if (each := trial.best_so_far) is not None]
-    return results.measure.shown(min(reached)) if reached else None
+    return None if setting.reached is None else results.measure.shown(setting.reached)
 
 
 def _color(results: SearchResults, setting: SettingResult) -> str:

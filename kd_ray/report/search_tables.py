@@ -5,10 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kd_ray.report.console import log_console
 from kd_ray.report.search import (
     SearchResults,
     SettingResult,
@@ -17,8 +17,8 @@ from kd_ray.report.search import (
     value_text,
 )
 from kd_ray.report.search_axes import AxisEffect, axis_effects, work_sentences
-from kd_ray.report.search_verdict import Against, Verdict
-from kd_ray.report.tables import MINUS, NONE, parameters
+from kd_ray.report.search_verdict import Against, Verdict, signed, with_deviation
+from kd_ray.report.tables import NONE, parameters
 
 
 def setting_head(results: SearchResults, verdict: Verdict) -> list[str]:
@@ -35,7 +35,7 @@ def setting_row(results: SearchResults, setting: SettingResult, verdict: Verdict
     row.append(_validation(results, setting))
     if verdict.scored:
         found = verdict.scored.get(setting.number)
-        row.append(NONE if found is None else _spread(found.mean, found.deviation))
+        row.append(NONE if found is None else with_deviation(found.mean, found.deviation))
     row.append(against_text(verdict.against.get(setting.number)))
     count = setting.parameters
     return [*row, NONE if count is None else parameters(count), setting.status]
@@ -43,33 +43,26 @@ def setting_row(results: SearchResults, setting: SettingResult, verdict: Verdict
 
 def _validation(results: SearchResults, setting: SettingResult) -> str:
     shown = results.measure.shown
-    if setting.mean is not None:
-        return _spread(shown(setting.mean), setting.deviation)
-    reached = [each for trial in setting.trials if (each := trial.best_so_far) is not None]
-    return f"({shown(min(reached)):.2f})" if reached else NONE
-
-
-def _spread(mean: float, deviation: float | None) -> str:
-    return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
+    if setting.reached is None:
+        return NONE
+    if setting.complete:
+        return with_deviation(shown(setting.reached), setting.deviation)
+    return f"({shown(setting.reached):.2f})"
 
 
 def against_text(found: Against | None) -> str:
     """The winner's difference from a setting; `≈` where the two cannot be told apart."""
     if found is None:
         return NONE
-    text = _signed(found.difference)
+    text = signed(found.difference)
     if found.interval is not None:
-        text += f" ({_signed(found.interval.low)} to {_signed(found.interval.high)})"
+        text += f" ({signed(found.interval.low)} to {signed(found.interval.high)})"
     return f"{text} ≈" if found.better is None else text
-
-
-def _signed(value: float) -> str:
-    return f"{'+' if value >= 0 else MINUS}{abs(value):.2f}"
 
 
 def show_search(results: SearchResults, verdict: Verdict) -> None:
     """The table of settings and the verdict, in the terminal."""
-    console = Console()
+    console = log_console()
     table = Table(box=SIMPLE_HEAD, title=Text(f"search {results.name}"), title_justify="left")
     for heading in setting_head(results, verdict):
         table.add_column(Text(heading))
@@ -78,7 +71,7 @@ def show_search(results: SearchResults, verdict: Verdict) -> None:
         row = setting_row(results, setting, verdict)
         table.add_row(*(Text(cell) for cell in row), style=style)
     console.print(table)
-    for trial in results.trials:
+    for trial in results.counted:
         if trial.state == "failed":
             console.print(Text(f"#{trial.number}, seed {trial.seed} failed: {trial.reason}"))
     for line in [verdict.text, *verdict.notes, *work_sentences(results, axis_effects(results))]:

@@ -138,7 +138,7 @@ def _scored(
 
 
 def _has(setting: SettingResult, labels: Mapping[str, object]) -> bool:
-    return all(trial.label in labels for trial in setting.trials)
+    return all(trial.label in labels for trial in setting.counted)
 
 
 def _scored_rates(
@@ -146,16 +146,16 @@ def _scored_rates(
 ) -> Scored:
     units = max(1, int(lengths_U.sum()))
     by_seed = {
-        trial.seed: 100.0 * int(errors[trial.label].sum()) / units for trial in setting.trials
+        trial.seed: 100.0 * int(errors[trial.label].sum()) / units for trial in setting.counted
     }
-    summed_U = np.sum([errors[trial.label] for trial in setting.trials], axis=0)
-    many = len(setting.trials)
+    summed_U = np.sum([errors[trial.label] for trial in setting.counted], axis=0)
+    many = len(setting.counted)
     rates = resample_rates(summed_U[None], lengths_U * many)
     return Scored(by_seed, rates[:, 0], 100.0 * int(summed_U.sum()) / (units * many))
 
 
 def _scored_texts(setting: SettingResult, counts: Mapping[str, NDArray[np.float64]]) -> Scored:
-    own = {trial.seed: counts[trial.label] for trial in setting.trials}
+    own = {trial.seed: counts[trial.label] for trial in setting.counted}
     summed_UK = np.sum(list(own.values()), axis=0)
     return Scored(
         {seed: score_of(each.sum(axis=0), RANKS) for seed, each in own.items()},
@@ -218,8 +218,8 @@ def _text(
 ) -> str:
     measure = results.measure
     count = len(results.ranked)
-    seeds = len(winner.trials)
-    score = _with_deviation(winner, measure)
+    seeds = len(winner.counted)
+    score = _score(winner, measure)
     over = f" over {seeds} seeds" if seeds > 1 else ""
     said = (
         f"Best of {count} complete settings by validation ({measure.title}): "
@@ -230,16 +230,18 @@ def _text(
     second = results.ranked[1]
     found = against[second.number]
     said += f" Second: #{second.number} {setting_text(second.setting)}, "
-    said += f"{_with_deviation(second, measure)}."
+    said += f"{_score(second, measure)}."
     if found.interval is None:
         return (
             f"{said} With one seed and no evaluation nothing says how sure this is: the two cannot "
             "be told apart."
         )
-    what = f"On {split}" if split is not None and found.p_value is not None else "Seed by seed"
+    evaluated = split is not None and found.p_value is not None
+    what = f"On {split}" if evaluated else "Seed by seed"
     said += (
-        f" {what} they differ by {_signed(found.difference)} ({title}; 95 % interval "
-        f"{_signed(found.interval.low)} to {_signed(found.interval.high)}): "
+        f" {what} they differ by {signed(found.difference)} "
+        f"({title if evaluated else measure.title}; 95 % interval "
+        f"{signed(found.interval.low)} to {signed(found.interval.high)}): "
     )
     if found.better is None:
         said += "the two cannot be told apart."
@@ -253,14 +255,18 @@ def _text(
     return said
 
 
-def _with_deviation(setting: SettingResult, measure: Measure) -> str:
+def _score(setting: SettingResult, measure: Measure) -> str:
     assert setting.mean is not None
-    deviation = setting.deviation
-    spread = "" if deviation is None else f" ± {deviation:.2f}"
-    return f"{measure.shown(setting.mean):.2f}{spread}"
+    return with_deviation(measure.shown(setting.mean), setting.deviation)
 
 
-def _signed(value: float) -> str:
+def with_deviation(mean: float, deviation: float | None) -> str:
+    """A mean and how far its parts are from it: `31.00 ± 1.41`."""
+    return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
+
+
+def signed(value: float) -> str:
+    """A difference, its sign always shown."""
     return f"{'+' if value >= 0 else MINUS}{abs(value):.2f}"
 
 
@@ -277,7 +283,7 @@ def _notes(results: SearchResults, split: str | None) -> tuple[str, ...]:
             "excludes zero and every seed says the same. It is not corrected for the number of "
             "settings."
         ]
-        if all(len(setting.trials) == 1 for setting in results.ranked):
+        if all(len(setting.counted) == 1 for setting in results.ranked):
             notes.append("One seed: nothing is known of how much another one would change.")
     stopped = [setting.number for setting in results.settings if not setting.complete]
     if stopped:

@@ -9,6 +9,7 @@ from typing import Any, Generic, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from kd_ray.config.evaluation import Head
+from kd_ray.storage import fetch
 
 Kind = Literal["teacher", "student", "expert", "cascade"]
 
@@ -144,7 +145,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 def results_path(folder: Path) -> Path:
     """`results.json` of an evaluation folder."""
-    path = folder / "results.json"
+    path = fetch(folder / "results.json")
     if not path.exists():
         raise ReportError(
             f"{folder} holds no results.json, so it is not an evaluation folder; "

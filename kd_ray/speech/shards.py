@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from uuid import uuid4
 
@@ -109,7 +109,7 @@ def write_shards(
                 shard, number = None, number + 1
             if shard is None:
                 shard = _Shard(folder / f".{name}.{uuid4().hex[:8]}.part")
-            shard.add(_key(row.id, keys), audio, content, _text(row))
+            shard.add(_key(row.id, keys), _suffix(root / audio), audio, content, _text(row))
         if shard is not None:
             finish(shard)
             shard = None
@@ -128,9 +128,8 @@ class _Shard:
         self.bytes = 0
         self.pieces: dict[str, tuple[int, int]] = {}
 
-    def add(self, key: str, audio: str, content: bytes, text: str | None) -> None:
+    def add(self, key: str, suffix: str, audio: str, content: bytes, text: str | None) -> None:
         """One audio file and its text."""
-        suffix = Path(audio).suffix.lower() or ".wav"
         self._member(f"{key}{suffix}", content)
         # Behind a member, the archive stands at the end of its last block of 512 bytes.
         start = self._tar.offset - (len(content) + 511) // 512 * 512
@@ -171,6 +170,13 @@ def _key(name: str, taken: set[str]) -> str:
         key = f"{plain}-{number}"
     taken.add(key)
     return key
+
+
+def _suffix(path: Path) -> str:
+    """Of an address without the settings behind it, which may have dots."""
+    address = address_of(path)
+    name = path.name if address is None else address.path
+    return PurePosixPath(name).suffix.lower() or ".wav"
 
 
 def _text(row: Utterance) -> str | None:

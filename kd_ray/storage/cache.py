@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +33,10 @@ CREATE TABLE IF NOT EXISTS files (
     used REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS used ON files (used);
-CREATE TABLE IF NOT EXISTS evicted (
-    path TEXT PRIMARY KEY, remote_size INTEGER NOT NULL, remote_mtime_ns INTEGER NOT NULL
+CREATE TABLE IF NOT EXISTS gone (
+    path TEXT PRIMARY KEY,
+    remote_size INTEGER NOT NULL, remote_mtime_ns INTEGER NOT NULL,
+    used REAL NOT NULL
 ) WITHOUT ROWID;
 """
 
@@ -57,6 +59,7 @@ class Cache:
         self._lock = threading.RLock()
         self._pins: dict[Path, int] = {}
         self._since_shrunk = 0
+        self._began = time.time()
         try:
             for name in ("locks", "pins"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
@@ -98,14 +101,18 @@ class Cache:
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)",
             path, here.size, here.mtime_ns, there.size, there.mtime_ns, time.time(),
         )  # fmt: skip
+        self._ask("DELETE FROM gone WHERE path = ?", path)
         # Adding up all sizes takes a while where there are a million files.
         self._since_shrunk += here.size
         if self._since_shrunk >= self.bound_bytes / 100:
             self.shrink()
 
-    def used(self, path: Path) -> None:
-        """A file has been asked for."""
-        self._ask("UPDATE files SET used = ? WHERE path = ?", time.time(), path)
+    def used(self, path: Path) -> bool:
+        """A file has been asked for; whether the cache knows it.
+
+        What it knows then stays for a while, if it is there after this call.
+        """
+        return bool(self._change("UPDATE files SET used = ? WHERE path = ?", time.time(), path))
 
     def forget(self, path: Path) -> None:
         """Nothing is known of a file any more."""
@@ -116,10 +123,25 @@ class Cache:
         known = self.known(path)
         return known is not None and seen_here(path) == known.here
 
-    def left_before(self, path: Path, there: Seen) -> bool:
-        """Whether this version of a file was fetched once already, and had to leave."""
-        rows = self._ask("SELECT remote_size, remote_mtime_ns FROM evicted WHERE path = ?", path)
-        return bool(rows) and Seen(*rows[0]) == there
+    def would_not_stay(self, path: Path, there: Seen) -> bool:
+        """Whether this version of a file had to leave once, and would do so again.
+
+        It would where it was used since this process began and left nevertheless, or where all that
+        was used since then fills the cache. What earlier jobs left in the cache makes room.
+        """
+        rows = self._ask(
+            "SELECT used FROM gone WHERE path = ? AND remote_size = ? AND remote_mtime_ns = ?",
+            path, there.size, there.mtime_ns,
+        )  # fmt: skip
+        if not rows:
+            return False
+        ((used,),) = rows
+        if used >= self._began:
+            return True
+        ((in_use,),) = self._ask(
+            "SELECT COALESCE(SUM(size), 0) FROM files WHERE used >= ?", self._began
+        )
+        return bool(in_use + there.size > self.bound_bytes)
 
     # -- locks -----------------------------------------------------------------------------------
 
@@ -133,16 +155,20 @@ class Cache:
         finally:
             os.close(descriptor)
 
-    def pin(self, folder: Path) -> None:
-        """Keep what lies below a folder, until this process ends or unpins it."""
+    def pin(self, folder: Path) -> bool:
+        """Keep what lies below a folder, until this process ends or unpins it; whether it is new.
+
+        A process pins a folder once, however often it asks.
+        """
         with self._lock:
             if folder in self._pins:
-                return
+                return False
             descriptor = os.open(
                 self.folder / "pins" / _name(folder), os.O_CREAT | os.O_RDWR, 0o666
             )
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             self._pins[folder] = descriptor
+            return True
 
     def unpin(self, folder: Path) -> None:
         """Let what lies below a folder leave again."""
@@ -176,15 +202,20 @@ class Cache:
                 if excess <= 0:
                     break
                 path = Path(text)
-                if self._is_pinned(path, pinned) or not self._evict(path):
+                if self._is_pinned(path, pinned) or not self._evict(path, before):
                     stay += 1
                     continue
                 gone.append(path)
                 excess -= size
         return gone
 
-    def _evict(self, path: Path) -> bool:
-        """Remove a file unless somebody fetches, sends or has changed it; whether it is gone."""
+    def _evict(self, path: Path, before: float) -> bool:
+        """Remove a file unless somebody uses, sends or has changed it; whether it is gone.
+
+        Args:
+            path: the file.
+            before: Unix time; what was used since then stays.
+        """
         with self._try_lock(path) as mine:
             known = self.known(path) if mine else None
             if known is None:
@@ -192,13 +223,18 @@ class Cache:
             here = seen_here(path)
             if here is not None and here != known.here:
                 return False
-            with suppress(OSError):
-                path.unlink()
-            self.forget(path)
-            self._ask(
-                "INSERT OR REPLACE INTO evicted VALUES (?, ?, ?)",
-                path, known.there.size, known.there.mtime_ns,
-            )  # fmt: skip
+            # Together: who asks for it meanwhile finds it known and here, or neither.
+            with self._at_once():
+                noted = self._change(
+                    "INSERT OR REPLACE INTO gone SELECT path, remote_size, remote_mtime_ns, used "
+                    "FROM files WHERE path = ? AND used < ?",
+                    path, before,
+                )  # fmt: skip
+                if not noted:
+                    return False
+                self.forget(path)
+                with suppress(OSError):
+                    path.unlink()
             return True
 
     def _is_pinned(self, path: Path, found: dict[Path, bool]) -> bool:
@@ -240,9 +276,29 @@ class Cache:
             os.close(descriptor)
 
     def _ask(self, statement: str, *values: object) -> list[tuple]:  # type: ignore[type-arg]
-        given = [str(value) if isinstance(value, Path) else value for value in values]
         with self._lock:
-            return self._database.execute(statement, given).fetchall()
+            return self._database.execute(statement, _plain(values)).fetchall()
+
+    def _change(self, statement: str, *values: object) -> int:
+        """How many rows a statement changed."""
+        with self._lock:
+            return self._database.execute(statement, _plain(values)).rowcount
+
+    @contextmanager
+    def _at_once(self) -> Iterator[None]:
+        """Changes of the block are made together or, where it raises or dies, not at all."""
+        with self._lock:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+
+
+def _plain(values: Iterable[object]) -> list[object]:
+    return [str(value) if isinstance(value, Path) else value for value in values]
 
 
 def seen_here(path: Path) -> Seen | None:

@@ -1,10 +1,5 @@
 """Bring files to their mirror, and send them back.
 
-Which side is right? The address, wherever its file changed since this node last saw it; else the
-file here, which this node may have written and not sent yet. So a run that goes on elsewhere is
-never overwritten by what a killed process left behind, and nobody's unsent work is thrown away
-while it is the newest there is.
-
 Names that begin with a dot are nobody else's business: of a folder, they are neither fetched nor
 sent.
 """
@@ -18,13 +13,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from kd_ray.config.places import Address, address_of, local_path, mirror_of
+from kd_ray.config.places import Address, address_of, is_in, local_path, mirror_of
 from kd_ray.storage import remote
-from kd_ray.storage.cache import Cache, seen_here, the_cache
-from kd_ray.storage.remote import Seen, StorageError
+from kd_ray.storage.cache import seen_here, the_cache
+from kd_ray.storage.lease import require
+from kd_ray.storage.settling import settle
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +62,9 @@ def fetch(path: Path, *, unchanging: bool = False) -> Path:
     if _temporary(address):
         return local
     key = (os.getpid(), local)
-    if unchanging and key in _looked_at and local.exists():
-        cache.used(local)
+    if unchanging and key in _looked_at and cache.used(local) and local.exists():
         return local
-    _settle(cache, local, address, remote.stat(address))
+    settle(cache, local, address, remote.stat(address))
     if unchanging:
         _looked_at.add(key)
     return local
@@ -82,7 +78,7 @@ def fetch_folder(
     Args:
         folder: any path.
         only: gets a file's path relative to the folder; which files are wanted.
-        pin: keep the files here until this process ends.
+        pin: keep the files here until this process ends, or calls `unpin`.
 
     Raises:
         StorageError: the address cannot be read; says the way out.
@@ -104,12 +100,34 @@ def fetch_folder(
         if (name := path.relative_to(local).as_posix()) not in there and only(name)
     ]
 
-    def settle(name: str) -> None:
-        _settle(cache, local / name, address / name, there.get(name))
+    def bring(name: str) -> None:
+        settle(cache, local / name, address / name, there.get(name))
 
     with ThreadPoolExecutor(_THREADS) as threads:
-        list(threads.map(settle, [*gone, *sorted(there)]))
+        list(threads.map(bring, [*gone, *sorted(there)]))
     return local
+
+
+@contextmanager
+def fetched_folder(folder: Path, only: Callable[[str], bool] = lambda name: True) -> Iterator[Path]:
+    """As `fetch_folder`, but the files are kept here for the block alone."""
+    address = address_of(folder)
+    if address is None:
+        yield folder
+        return
+    new = the_cache().pin(mirror_of(address))
+    try:
+        yield fetch_folder(folder, only, pin=False)
+    finally:
+        if new:
+            unpin(folder)
+
+
+def unpin(folder: Path) -> None:
+    """Let files of a folder leave the cache again that `fetch_folder` kept."""
+    address = address_of(folder)
+    if address is not None:
+        the_cache().unpin(mirror_of(address))
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -185,24 +203,67 @@ def peek(path: Path) -> bytes | None:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file, at its address or here and not sent yet."""
+    """Whether there is a file or folder, at its address or here and not sent yet."""
     address = address_of(path)
     if address is None:
         return path.exists()
-    local = mirror_of(address)
-    if remote.stat(address) is not None:
-        return True
-    return local.exists() and the_cache().known(local) is None
+    return remote.is_there(address) or _unsent(mirror_of(address))
 
 
-def matches(pattern: Path) -> list[Path]:
-    """Files and folders of a pattern (`*`, `?`, `[...]`), sorted; nothing is brought here."""
-    address = address_of(pattern)
+def changed_here(path: Path) -> bool:
+    """Whether a file at an address was written here and not sent since."""
+    address = address_of(path)
     if address is None:
-        return [Path(found) for found in sorted(glob.glob(str(pattern)))]
-    found = [Address(address.scheme, address.place, "", address.query)]
-    for part in PurePosixPath(address.path).parts:
-        if not _WILD & set(part):
+        return False
+    local = mirror_of(address)
+    return local.exists() and not the_cache().clean(local)
+
+
+def was_there(path: Path) -> bool:
+    """Whether a file was at its address when this node last fetched or sent it."""
+    address = address_of(path)
+    return address is not None and the_cache().known(mirror_of(address)) is not None
+
+
+def names_below(folder: Path) -> set[str]:
+    """Files below a folder, relative to it: at its address, if it has one, with one question."""
+    address = address_of(folder)
+    if address is not None:
+        return set(remote.listing(address))
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix() for path in found}
+
+
+def _unsent(local: Path) -> bool:
+    """Whether something lies here that never was at its address."""
+    cache = the_cache()
+    if not local.is_dir():
+        return local.exists() and cache.known(local) is None
+    return any(
+        path.is_file()
+        and not _hidden(path.relative_to(local).as_posix())
+        and cache.known(path) is None
+        for path in local.rglob("*")
+    )
+
+
+def matches(folder: Path, pattern: str) -> list[Path]:
+    """Files and folders of a pattern (`*`, `?`, `[...]`), sorted; nothing is brought here.
+
+    Args:
+        folder: where a relative pattern starts; its own name is taken as it is.
+        pattern: relative, absolute or an address.
+    """
+    address = address_of(folder / pattern)
+    if address is None:
+        return [folder / found for found in sorted(glob.glob(pattern, root_dir=folder))]
+    start = address_of(folder)
+    if start is None or not is_in(address, start):
+        start = replace(address, path="")
+    parts = PurePosixPath(address.path).relative_to(start.path).parts
+    found = [start]
+    for part in parts:
+        if not _is_wild(part):
             found = [above / part for above in found]
             continue
         found = [
@@ -211,16 +272,21 @@ def matches(pattern: Path) -> list[Path]:
             for name in [*remote.folders(above), *remote.listing(above, recursive=False)]
             if fnmatch.fnmatchcase(name, part) and not name.startswith(".")
         ]
-    return sorted(
-        mirror_of(each) for each in found if mirror_of(each).exists() or remote.is_there(each)
-    )
+    # What a listing named is there.
+    listed = bool(parts) and _is_wild(parts[-1])
+    return sorted(mirror_of(each) for each in found if listed or exists(mirror_of(each)))
+
+
+def _is_wild(part: str) -> bool:
+    return bool(_WILD & set(part))
 
 
 def publish(path: Path) -> None:
     """Send a file that was written to its address; nothing happens if it is there already.
 
     Raises:
-        StorageError: the address cannot be written; says the way out.
+        StorageError: the address cannot be written, or another process took over the folder that
+            this one held; says the way out.
     """
     address = address_of(path)
     if address is None or _temporary(address):
@@ -231,6 +297,7 @@ def publish(path: Path) -> None:
         known = cache.known(local)
         if here is None or (known is not None and known.here == here):
             return
+        require(path)
         cache.record(local, here, remote.upload(local, address))
 
 
@@ -282,51 +349,6 @@ def remove(path: Path) -> None:
         local.unlink(missing_ok=True)
 
 
-def _settle(cache: Cache, local: Path, address: Address, there: Seen | None) -> None:
-    """Make the file here what it has to be; `there` is what was seen at the address."""
-    if _agrees(cache, local, there):
-        return
-    with cache.fetching(local):
-        # While this process waited, another one may have fetched or sent it.
-        there = remote.stat(address)
-        if _agrees(cache, local, there):
-            return
-        if there is None:
-            local.unlink(missing_ok=True)
-            cache.forget(local)
-            return
-        local.parent.mkdir(parents=True, exist_ok=True)
-        part = local.with_name(f".{local.name}.{os.getpid()}.{threading.get_ident()}.part")
-        try:
-            try:
-                remote.download(address, part)
-            except StorageError:
-                if remote.stat(address) is not None:
-                    raise
-                # Removed since it was listed, e.g. an older checkpoint.
-                local.unlink(missing_ok=True)
-                cache.forget(local)
-                return
-            os.replace(part, local)
-        finally:
-            part.unlink(missing_ok=True)
-        here = seen_here(local)
-        assert here is not None
-        cache.record(local, here, there)
-
-
-def _agrees(cache: Cache, local: Path, there: Seen | None) -> bool:
-    """Whether the file here may stay as it is."""
-    known = cache.known(local)
-    if there is None:
-        # Never seen at its address: written here and not sent yet, or not there at all.
-        return known is None
-    if known is None or known.there != there or not local.exists():
-        return False
-    cache.used(local)
-    return True
-
-
 def _read_in_ranges(address: Address) -> bool:
     local, cache = mirror_of(address), the_cache()
     key = (os.getpid(), local)
@@ -338,7 +360,7 @@ def _read_in_ranges(address: Address) -> bool:
     there = remote.stat(address)
     if there is None or cache.clean(local):
         return False
-    if there.size > cache.bound_bytes / 4 or cache.left_before(local, there):
+    if there.size > cache.bound_bytes / 4 or cache.would_not_stay(local, there):
         with _lock:
             _by_range.add(key)
         logger.info("%s does not stay in the cache: it is read in ranges", address)

@@ -6,6 +6,7 @@ the endpoint and the region come from the address, else from `AWS_ENDPOINT_URL(_
 """
 
 import functools
+import io
 import logging
 import os
 import threading
@@ -138,12 +139,64 @@ def read_range(address: Address, offset: int, length: int) -> bytes:
         return bytes(source.read_at(length, offset))
 
 
-@_patiently
-def open_file(address: Address) -> Any:
-    """A file for reading here and there, without a local copy: an open `pyarrow.NativeFile`."""
-    system, path = file_system(address)
-    with _explained(address, "read"):
-        return system.open_input_file(path)
+def open_file(address: Address) -> "FarFile":
+    """A file for reading here and there, without a local copy."""
+    return FarFile(address)
+
+
+class FarFile(io.RawIOBase):
+    """A file at an address, open for reading; each read is as patient as all others here."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__()
+        self._address = address
+        self._place = 0
+        self._file: Any = None
+        self._size = self._ask(lambda file: int(file.size()))
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes from the beginning."""
+        return self._place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to another place; returns it."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        self._place = max(0, start + offset)
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer; returns how many bytes there were."""
+        view = memoryview(buffer).cast("B")
+        length = min(len(view), max(0, self._size - self._place))
+        content: bytes = self._ask(lambda file: file.read_at(length, self._place))
+        view[: len(content)] = content
+        self._place += len(content)
+        return len(content)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._file = None
+        super().close()
+
+    @_patiently
+    def _ask(self, question: Callable[[Any], Any]) -> Any:
+        system, path = file_system(self._address)
+        with _explained(self._address, "read"):
+            try:
+                self._file = self._file or system.open_input_file(path)
+                return question(self._file)
+            except BaseException:
+                # The next try opens it anew.
+                self._file = None
+                raise
 
 
 def upload(source: Path, address: Address) -> Seen:
@@ -163,14 +216,16 @@ def write_bytes(address: Address, content: bytes) -> None:
 @_patiently
 def read_bytes(address: Address) -> bytes | None:
     """A small file; None where there is none."""
-    if stat(address) is None:
-        return None
     system, path = file_system(address)
-    try:
-        with system.open_input_stream(path) as source:
-            return bytes(source.read())
-    except FileNotFoundError:
-        return None
+    with _explained(address, "read"):
+        if system.get_file_info(path).type != fs.FileType.File:
+            return None
+        try:
+            with system.open_input_stream(path) as source:
+                return bytes(source.read())
+        except FileNotFoundError:
+            # Removed since it was looked at.
+            return None
 
 
 def probe(address: Address, *, write: bool) -> None:

@@ -8,6 +8,8 @@ that were in flight, and what it remembers of earlier ones. Nothing in it is pic
 import json
 import re
 import shutil
+import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from kd_ray.models.sequence_model import SequenceModel
 from kd_ray.storage import publish, publish_folder, remove
 
 _NAME = re.compile(r"update-(\d{8})$")
+_LOOK_S = 0.5
 
 
 class TrainingCheckpoints:
@@ -69,6 +72,24 @@ class TrainingCheckpoints:
         """The newest whole checkpoint."""
         found = self._numbered()
         return found[-1] if found else None
+
+    def await_named(self, name: str, timeout_s: float) -> Path:
+        """The checkpoint of this name, whole; waits for it.
+
+        Raises:
+            CheckpointError: it is not to be seen.
+        """
+        limit_s = time.monotonic() + timeout_s
+        folder = self.folder / name
+        while folder not in self._numbered():
+            if time.monotonic() >= limit_s:
+                raise CheckpointError(
+                    f"worker 0 goes on from {folder}, which is not on this node "
+                    f"({socket.gethostname()}) after {timeout_s:g} s; run folders must be on a "
+                    "disk that all nodes see, or at an address (KD_RAY_ROOT=s3://...)"
+                )
+            time.sleep(_LOOK_S)
+        return folder
 
     def clean(self) -> None:
         """Remove what a killed run left half written."""

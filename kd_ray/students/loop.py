@@ -192,15 +192,15 @@ def _amounts(update: Update, reads: str) -> dict[str, float]:
 
 
 def _await_signals(student: Student, progress: Progress, update: Update) -> list[Signal | None]:
-    """The signals of an update; without a quorum of teachers, a checkpoint and the end.
+    """The signals of an update; without a quorum of teachers in time, a checkpoint and the end.
 
     Every worker learns that one of them got none, so that they stop together.
     """
     signals: list[Signal | None] = []
-    gone: TeachersGone | None = None
+    gone: TeachersGone | TimeoutError | None = None
     try:
         signals = student.pipeline.collect(update, student.signal_timeout_s)
-    except TeachersGone as error:
+    except (TeachersGone, TimeoutError) as error:
         gone = error
     [without] = student.learner.collective.sum([0.0 if gone is None else 1.0])
     if without:
@@ -247,8 +247,11 @@ def _skip(
 
 def _is_validated(student: Student, update: Update) -> bool:
     every = student.training.validate_every_epochs
-    is_last = update.index + 1 == student.pipeline.total_updates
-    return is_last or (update.epoch + 1) % every == 0
+    return _is_last(student, update) or (update.epoch + 1) % every == 0
+
+
+def _is_last(student: Student, update: Update) -> bool:
+    return update.index + 1 == student.pipeline.total_updates
 
 
 def validate(student: Student, progress: Progress, update: Update) -> dict[str, Any]:
@@ -278,4 +281,8 @@ def validate(student: Student, progress: Progress, update: Update) -> dict[str, 
         student.reporter.event(
             "out_of_patience", epoch=update.epoch + 1, best_epoch=progress.best_epoch
         )
-    return {**figures, "out_of_patience": progress.out_of_patience}
+    return {
+        **figures,
+        "out_of_patience": progress.out_of_patience,
+        "last": _is_last(student, update),
+    }

@@ -10,7 +10,7 @@ import torch
 
 from kd_ray.config.commands import DistillConfig, TrainConfig
 from kd_ray.core.contracts import Reporter, TeacherSource
-from kd_ray.evaluation.heartbeat import Heartbeat, Work
+from kd_ray.evaluation.heartbeat import Heartbeat, Process, Work
 from kd_ray.evaluation.run_folder import RunFolder
 from kd_ray.students.assembly import build_student
 from kd_ray.students.collective import Collective
@@ -33,6 +33,7 @@ def run_session(
     source: TeacherSource | None = None,
     on_epoch: Callable[[Mapping[str, Any]], None] = lambda figures: None,
     reporters: Sequence[Reporter] = (),
+    driver: Process | None = None,
 ) -> dict[str, Any]:
     """Train one model as one of `collective.world` workers; returns the run's summary.
 
@@ -46,6 +47,8 @@ def run_session(
         source: of the teachers' signals.
         on_epoch: hears the figures of each validation.
         reporters: hear, on rank 0, what the run folder hears.
+        driver: of a worker group, which is started again after an error; None: this process alone
+            is the run.
     """
     run = RunFolder(root, config.name)
     finished = run.summary()
@@ -53,7 +56,7 @@ def run_session(
         return finished
     leads = collective.rank == 0
     _share(run, collective)
-    with _alive(run, config, leads=leads) as heartbeat:
+    with _alive(run, config, driver, leads=leads) as heartbeat:
         student, progress = build_student(
             config, run, root, collective, device, source=source, on_epoch=on_epoch
         )
@@ -105,13 +108,13 @@ def _share(run: RunFolder, collective: Collective) -> None:
 
 @contextmanager
 def _alive(
-    run: RunFolder, config: TrainConfig | DistillConfig, *, leads: bool
+    run: RunFolder, config: TrainConfig | DistillConfig, driver: Process | None, *, leads: bool
 ) -> Iterator[Heartbeat | None]:
     """One of the workers keeps the run's `state.json` up to date."""
     if not leads:
         yield None
         return
-    with Heartbeat(run, config.command, Work("preparing")) as heartbeat:
+    with Heartbeat(run, config.command, Work("preparing"), driver=driver) as heartbeat:
         yield heartbeat
 
 

@@ -16,7 +16,8 @@ from kd_ray.cluster.search.space import check_space, read_base
 from kd_ray.commands.check import check
 from kd_ray.commands.study import study_jobs
 from kd_ray.commands.train_teachers import teacher_configs
-from kd_ray.config.commands import PrepareConfig, ReportConfig, TrainTeachersConfig
+from kd_ray.config.commands import PrepareConfig, TrainTeachersConfig
+from kd_ray.config.evaluation import ReportConfig
 from kd_ray.config.load import load, read_yaml
 from kd_ray.config.model import Model
 from kd_ray.config.recipes import RecipeConfig, StudyConfig

@@ -108,6 +108,7 @@ def test_jobs_share_teachers_and_a_later_one_finds_the_cache_warm(shared, capsys
     assert service.status(shared).jobs == ()
 
 
+@pytest.mark.slow
 def test_busy_hosts_are_shared_by_weight_and_a_small_job_is_not_starved():
     hosts = {"hosts": 1, "cache_mib": 0, "max_batch_utterances": 4}
     up("fair", [Path("fakes/1-slow-0.05")], hosts=hosts)

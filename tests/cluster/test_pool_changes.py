@@ -162,6 +162,7 @@ def _version(name):
     return status.version if status.state == "up" else None
 
 
+@pytest.mark.slow
 def test_new_hosts_take_over_from_the_old_ones(changing):
     service.update(spec(changing, FIRST))
     before = hosts(changing)

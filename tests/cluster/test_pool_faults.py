@@ -254,9 +254,15 @@ def test_a_checkpoint_breaks_while_teachers_take_turns(real, caplog):
         (status,) = [ray.get(handle.status.remote()) for handle in pool._handles]
     (folders[1] / "model.safetensors").write_bytes(whole)
     assert tally.shortened > 0
-    # The first attempt is told too.
-    assert sorted(events.kinds) == ["signal_shortened", "teacher_failed", "teacher_quarantined"]
-    assert source.counts["teacher_failures"] >= source.counts["teachers_quarantined"] == 1
+    told_of = set(events.kinds)
+    assert {"signal_shortened", "teacher_quarantined"} <= told_of
+    # A first attempt to load it is told too, unless it finds at once that the file is another one;
+    # an answer that was begun before the damage may come after one that lacks the teacher.
+    assert told_of <= {
+        "signal_shortened", "signal_whole_again", "teacher_failed", "teacher_quarantined",
+    }  # fmt: skip
+    assert ("teacher_failed" in told_of) == (source.counts.get("teacher_failures", 0) > 0)
+    assert source.counts["teachers_quarantined"] == 1
     (quarantined,) = [details for kind, details in events if kind == "teacher_quarantined"]
     assert quarantined["teacher"] == "t1"
     assert "CheckpointError" in quarantined["reason"]

@@ -1,6 +1,7 @@
 """Searches over tiny trainings, on Tune."""
 
 import json
+import shutil
 
 import pytest
 import ray
@@ -125,3 +126,25 @@ def test_the_pool_ends_also_when_the_search_does_not_come_to_its_end(root, monke
         search(config, root)
     assert "search-broken" not in service.names()
     assert ray.is_initialized()
+
+
+def test_a_search_at_an_address_goes_on_where_another_node_left_it(far, root):
+    for name in ("data", "teachers", "store"):
+        shutil.copytree(root / name, far.folder / name)
+    for name in ("teachers.txt", "stored.yaml"):
+        shutil.copy(root / name, far.folder)
+    space = {"distillation.alpha": {"type": "choice", "values": [0.3, 0.9]}}
+    changes = {"concurrent": 1, "overrides": {"training.epochs": 2}}
+    search(search_config("away", str(far.folder / "stored.yaml"), space, **changes), far.root)
+    before = {trial.key: trial.ended for trial in read_search(far.root, "away").trials}
+    far.other_node()
+    content = search(
+        search_config("away", str(far.folder / "stored.yaml"), space, **changes, seeds=[1, 2]),
+        far.root,
+    )
+    trials = read_search(far.root, "away").trials
+    assert [trial.state for trial in trials] == ["finished"] * 4
+    assert {trial.key: trial.ended for trial in trials if trial.key in before} == before
+    assert content["verdict"]["winner"] in (1, 2)
+    assert (far.folder / "runs/away/best.yaml").exists()
+    assert (far.folder / "runs/away/report.html").exists()

@@ -1,6 +1,8 @@
 """Workers, hosts and actors whose cache is another one than the driver's, as on other nodes."""
 
+import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ from store_doubles import inference_job
 
 from kd_ray import storage
 from kd_ray.cluster.offline import run_offline
+from kd_ray.cluster.parallel import run_side_by_side
 from kd_ray.cluster.trainer import run_training
 from kd_ray.evaluation.run_folder import read_json_lines
+from kd_ray.storage import lease
 from kd_ray.teachers.store import TargetStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
@@ -47,6 +51,20 @@ def test_a_worker_group_distils_from_a_pool_at_an_address(far, tiny_root):
     # The workers' cache is not this process's: checkpoints came here by the address alone.
     names = {path.name for path in (runs[0] / "checkpoints").iterdir()}
     assert names == {"update-00000003", "update-00000006"}
+
+
+def test_a_task_waits_for_the_lease_that_its_first_process_left_on_another_node(far):
+    age_s = lease.EXPIRE_S - 1.0
+    theirs = {"token": "x", "time": time.time() - age_s, "host": "elsewhere", "process": 7}
+    far.write(f"runs/a/{lease.NAME}", json.dumps(theirs))
+
+    def work(folder):
+        storage.hold(folder)
+        storage.release(folder)
+        return "done"
+
+    calls = {"a": (far.root / "runs/a",)}
+    assert run_side_by_side(work, calls, cpus=0.1, gpus=0, max_parallel=None) == {"a": "done"}
 
 
 def test_actors_fill_a_store_at_an_address(far, tmp_path):

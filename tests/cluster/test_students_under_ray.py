@@ -17,6 +17,7 @@ from kd_ray.cluster.trainer import run_training
 from kd_ray.commands.selftest import selftest
 from kd_ray.config.sources import PoolSource as PoolSection
 from kd_ray.evaluation.run_folder import RunFolder, read_json_lines
+from kd_ray.report.run_status import read_status
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.teacher import load_teachers
 
@@ -237,11 +238,19 @@ def test_a_group_of_two_that_loses_a_worker_ends_like_one_worker(local_ray, tiny
         wait_for(lambda: len(updates_of(tiny_root, "group")) >= 8)
         started = [e for e in events_of(tiny_root, "group") if e["kind"] == "worker_started"]
         os.kill(next(e["pid"] for e in started if e["rank"] == 1), signal.SIGKILL)
+        wait_for(started_again)
+
+    seen = set()
+
+    def started_again():
+        seen.add(read_status(tiny_root / "runs" / "group", "group", whole=False).state)
+        return len([e for e in events_of(tiny_root, "group") if e["kind"] == "resumed"]) > 0
 
     killer = threading.Thread(target=kill)
     killer.start()
     summary = run_training(group, tiny_root)
     killer.join()
+    assert seen == {"running", "starting"}
     assert summary["workers"] == 2
     assert updates_of(tiny_root, "group") == updates_of(tiny_root, "alone") == list(range(1, 181))
     kinds = [event["kind"] for event in events_of(tiny_root, "group")]

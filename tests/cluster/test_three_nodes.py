@@ -20,8 +20,8 @@ def found(tiny_root):
     """What became of each command, all on one cluster."""
     # Nodes and driver alike, whatever lies in the home folder.
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    running = program("three_nodes", tiny_root, "infer", "train", **token)
-    return result_of(running, timeout_s=500)
+    running = program("three_nodes", tiny_root, "infer", "search", "train", **token)
+    return result_of(running, timeout_s=800)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,15 @@ def test_everybody_lives_on_nodes_of_their_kind(found):
     assert trained["new_students"][:6] in ids[-1]
     teachers = {trained[name][:6] for name in ("old_teachers", "new_teachers")}
     assert not teachers & {place for group in ids for place in group}
+
+
+def test_a_search_has_its_pool_on_one_kind_of_node_and_its_trials_on_the_other(found):
+    searched = found["search"]
+    assert searched["states"] == ["finished", "finished"]
+    assert searched["winner"] in (1, 2)
+    assert set(searched["hosts"]) == {searched["teachers"]}
+    assert len(searched["workers_on"]) == 2
+    assert searched["teachers"] not in searched["workers_on"]
 
 
 def test_the_number_of_workers_follows_the_nodes_and_says_why(found):

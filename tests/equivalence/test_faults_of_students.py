@@ -123,12 +123,13 @@ def test_a_folder_without_a_failed_update_is_refused(tmp_path):
 class GoneAfter:
     """A source whose teachers are gone after some requests."""
 
-    def __init__(self, source, requests):
+    def __init__(self, source, requests, error=None):
         self.source, self.left = source, requests
+        self.gone = Gone(error or TeachersGone("1 of 3 teachers answered, 2 are needed: t1 (lost)"))
 
     def ask(self, request):
         self.left -= 1
-        return Gone() if self.left < 0 else self.source.ask(request)
+        return self.gone if self.left < 0 else self.source.ask(request)
 
     def describe(self):
         return self.source.describe()
@@ -138,8 +139,11 @@ class GoneAfter:
 
 
 class Gone:
+    def __init__(self, error):
+        self.error = error
+
     def result(self, timeout_s):
-        raise TeachersGone("1 of 3 teachers answered, 2 are needed: t1 (lost)")
+        raise self.error
 
     def cancel(self):
         pass
@@ -167,6 +171,14 @@ def test_a_model_says_what_it_was_made_of(tiny_root, source):
     extra = read_config(tiny_root / "runs" / "quorum-whole" / "model")["extra"]
     assert extra["training_data"] == manifest_digest(tiny_root / "data" / "train.parquet")
     assert extra["teachers"] == [each.digest for each in source.describe().teachers]
+
+
+def test_a_signal_that_is_too_late_stops_the_run_with_a_checkpoint(tiny_root, source):
+    config = tiny.distill_config("late", "teachers.txt")
+    late = TimeoutError("no answer after 210 s")
+    with pytest.raises(TeachersGone, match=r"after 210 s\nStopped before update 3.*checkpoint"):
+        run(config, tiny_root, GoneAfter(source, 2, late))
+    assert (tiny_root / "runs/late/checkpoints/update-00000002/state.json").exists()
 
 
 @pytest.mark.parametrize("what", ["training_data", "teachers"])

@@ -8,9 +8,10 @@ import torch
 from tiny_runs import run, train_lines
 
 from kd_ray.config.data import Batches
-from kd_ray.evaluation.run_folder import read_json_lines
+from kd_ray.evaluation.run_folder import RunFolder, read_json_lines
 from kd_ray.speech.batches import GlobalBatches
 from kd_ray.students.collective import Alone
+from kd_ray.students.session import run_session
 from kd_ray.students.validation import Validation
 
 
@@ -31,6 +32,19 @@ def test_a_run_ends_when_it_is_out_of_patience(tiny_root):
     again = run(impatient("impatient"), tiny_root)
     assert again["updates"] == 9
     shutil.rmtree(tiny_root / "runs/impatient")
+
+
+def test_whoever_hears_of_epochs_hears_which_one_is_the_last(tiny_root):
+    config = tiny.train_config("cut", training__epochs=9, training__max_updates=4)
+    heard = []
+    folder = RunFolder(tiny_root, "cut").open(config)
+    run_session(
+        config, root=tiny_root, collective=Alone(), device=torch.device("cpu"),
+        on_epoch=heard.append,
+    )  # fmt: skip
+    folder.close()
+    # Three updates an epoch.
+    assert [(each["epoch"], each["last"]) for each in heard] == [(1, False), (2, True)]
 
 
 def test_without_patience_it_goes_on(tiny_root):

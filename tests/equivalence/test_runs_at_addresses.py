@@ -1,15 +1,20 @@
 """A run whose root is an address is the run of a local root: weights, figures, store, resume."""
 
 import json
+import os
 import shutil
 
 import pytest
 import tiny
 from tiny_runs import last_weights, run, run_until, train_lines
 
+from kd_ray.commands.evaluate import evaluate
+from kd_ray.commands.status import status
+from kd_ray.config.commands import EvaluateConfig
 from kd_ray.evaluation.run_folder import RunFolder, RunFolderError, read_json_lines
 from kd_ray.evaluation.system import load_system, read_teacher_list
-from kd_ray.storage import StorageError
+from kd_ray.report.evaluations import read_evaluated
+from kd_ray.storage import StorageError, fetch_folder
 
 
 @pytest.fixture
@@ -63,10 +68,17 @@ def test_events_of_several_nodes_are_merged(far_root):
     first = RunFolder(far_root.root, "far/events").open(config("far/events"))
     first.event("started", node="a")
     first.publish()
+    here = os.environ["KD_RAY_CACHE"]
     far_root.other_node()
     second = RunFolder(far_root.root, "far/events")
     second.event("worker_started", node="b")
+    second.join()
+    assert [event["kind"] for event in second.events()] == ["started", "worker_started"]
+    with (second.path / "events.jsonl").open("a") as file:
+        # Of a writer that was killed, and the next one.
+        file.write('{"time": 1.0, "ki{"time": 2.0}\n')
     second.publish()
+    far_root.patch.setenv("KD_RAY_CACHE", here)
     first.event("finished", node="a")
     first.publish()
     first.close()
@@ -119,3 +131,33 @@ def test_a_run_that_somebody_writes_is_refused(far_root, monkeypatch):
     monkeypatch.undo()
     first.close()
     RunFolder(far_root.root, "far/twice").open(config("far/twice")).close()
+
+
+def test_an_evaluation_lets_its_folder_go(far_root, tiny_root):
+    asked = EvaluateConfig(
+        command="evaluate",
+        name="far/evaluated",
+        systems={"teachers": ["teachers/t0"]},
+        splits={"valid": "data/valid.parquet"},
+        tokens="data/tokens.json",
+        speed_utterances=0,
+    )
+    results = evaluate(asked, far_root.root)
+    folder = far_root.folder / "runs/far/evaluated"
+    assert not list(folder.glob(".kd_ray-lease.json"))
+    assert results["systems"] == evaluate(asked, tiny_root)["systems"]
+    far_root.other_node()
+    there = read_evaluated(fetch_folder(far_root.root / "runs/far/evaluated"))
+    assert there.hypotheses is not None
+    assert evaluate(asked, far_root.root) == results, "what is scored is found again"
+
+
+def test_its_status_can_be_seen_from_another_node(far_root, tiny_root):
+    run_until(4, config(), far_root.root, None)
+    far_root.other_node()
+    for name in ("far/run", f"file://{far_root.folder}/runs/far/run"):
+        (seen,) = status(name, far_root.root)
+        assert (seen.state, seen.work.done) == ("stopped", 4)
+    assert not list(far_root.root.rglob("*.safetensors"))
+    run(config(), far_root.root)
+    assert [each.state for each in status("far", far_root.root)] == ["finished"]

@@ -149,6 +149,16 @@ def test_a_torn_last_line_is_left_out(tmp_path):
     assert read_json_lines(path) == [{"update": 1}]
 
 
+def test_lines_that_ran_together_are_left_out_and_told_of_once(tmp_path, caplog):
+    path = tmp_path / "e.jsonl"
+    path.write_text('{"update": 1}\n{"upda{"update": 2}\n\n"\xe9"\n{"update": 3}\n')
+    for _ in range(2):
+        assert read_json_lines(path) == [{"update": 1}, {"update": 3}]
+    assert read_json_lines(path, having="3") == [{"update": 3}]
+    assert read_json_lines(path, last_bytes=17) == [{"update": 3}]
+    assert [r.getMessage() for r in caplog.records] == [f"{path}: 2 torn lines are left out"]
+
+
 def test_a_run_folder_of_an_older_version_goes_on_with_the_new_defaults(tiny_root):
     config = tiny.train_config("older")
     run_folder = RunFolder(tiny_root, "older").open(config)

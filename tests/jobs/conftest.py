@@ -3,14 +3,15 @@
 import shutil
 
 import pytest
-from job_head import Head
+from job_head import PLANTED, Head
 from yaml_files import CHECKOUT
 
 
 @pytest.fixture(scope="session")
 def head(tmp_path_factory):
-    """A head node, ended by its pid."""
-    with Head(tmp_path_factory.mktemp("home"), cpus=4) as head:
+    """A head node, ended by its pid; in its environment are keys that nothing may repeat."""
+    keys = {"HF_TOKEN": PLANTED, "AWS_SECRET_ACCESS_KEY": PLANTED}
+    with Head(tmp_path_factory.mktemp("home"), cpus=4, environment=keys) as head:
         yield head
 
 

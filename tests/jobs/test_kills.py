@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import small_demo
 import tiny
 import torch
 from safetensors.torch import load_file
@@ -189,72 +190,7 @@ def test_the_recipe_runs_from_nothing_and_repeats_its_table(root, tmp_path):
     """Everything that `make demo` does, at the smallest size that trains."""
     demo = tmp_path / "demo"
     demo.mkdir()
-    data = {
-        "train": "data/demo/train.parquet",
-        "valid": "data/demo/valid.parquet",
-        "tokens": "data/demo/tokens.json",
-        "batches": {"batch_size": 8},
-    }
-    training = {"epochs": 1}
-    base = {"command": "train", "name": "d/none", "data": data, "model": tiny.MODEL}
-    base |= {"training": training}
-    corpus = {"type": "demo", "max_words": 4, "text_only_sentences": 5}
-    sizes = {"train": 24, "valid": 8, "test": 8, "unlabelled": 2}
-    speakers = {"train": 3, "valid": 2, "test": 2, "unlabelled": 1}
-    corpus |= {f"{split}_utterances": count for split, count in sizes.items()}
-    corpus |= {f"{split}_speakers": count for split, count in speakers.items()}
-    teachers = [{"name": "a"}, {"name": "b", "overrides": {"training.seed": 2}}]
-    distill = {
-        "command": "distill",
-        "name": "d/weighted",
-        "data": data,
-        "model": tiny.MODEL,
-        "training": training,
-        "teachers": {
-            "list": "runs/d/teachers/teachers.txt",
-            "source": {"type": "store", "path": "runs/d/store"},
-        },
-    }
-    pooled = {**distill["teachers"], "source": {"type": "pool", "hosts": 2}}
-    files = {
-        "corpus": {"command": "prepare", "folder": "data/demo", "corpus": corpus},
-        "teachers": {
-            "command": "train-teachers",
-            "name": "d/teachers",
-            "base": base,
-            "teachers": teachers,
-        },
-        "store": {
-            "command": "infer-teachers",
-            "store": "runs/d/store",
-            "teachers": "runs/d/teachers/teachers.txt",
-            "splits": {"train": data["train"]},
-            "tokens": data["tokens"],
-        },
-        "none": base,
-        "weighted": distill,
-        "pooled": {**distill, "name": "d/pooled", "teachers": pooled},
-        "evaluate": {
-            "command": "evaluate",
-            "name": "d/evaluation",
-            "systems": {
-                "teachers": "runs/d/teachers/teachers.txt",
-                "students": {"none": "runs/d/none", "weighted": "runs/d/weighted"},
-            },
-            "splits": {"valid": data["valid"], "test": "data/demo/test.parquet"},
-            "tokens": data["tokens"],
-            "speed_utterances": 2,
-        },
-        "report": {
-            "command": "report",
-            "name": "d",
-            "title": "tiny",
-            "evaluation": "runs/d/evaluation",
-            "runs": {"none": "runs/d/none", "weighted": "runs/d/weighted"},
-            "teachers": "runs/d/teachers/teachers.txt",
-        },
-    }
-    for name, content in files.items():
+    for name, content in small_demo.recognition().items():
         write_config(demo / f"{name}.yaml", content)
 
     def step(*names, parallel=1):

@@ -11,14 +11,14 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from kd_ray.bench.pool.fakes import fake_folders, fake_loader
 from kd_ray.cluster.pool import HostAddress, PoolAddress, TeacherPool
 from kd_ray.cluster.simulated import SimulatedCluster
 from kd_ray.config.bench import BenchPoolConfig
 from kd_ray.config.sources import PoolSource as PoolSettings
+from kd_ray.core.closing import Closing
 from kd_ray.core.contracts import Score, Signal, TeachersInfo
 from kd_ray.teachers.local_source import LocalSource
 from kd_ray.teachers.policies import deal
@@ -65,7 +65,7 @@ class Events:
         return found
 
 
-class Fleet:
+class Fleet(Closing):
     """Hosts, one on each node where the nodes are simulated.
 
     Teachers 0 to `free - 1` answer at once; `waiting` are the indices of those that take
@@ -163,14 +163,3 @@ class Fleet:
     def close(self) -> None:
         """End the hosts."""
         self._pool.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -9,8 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -22,6 +21,7 @@ from kd_ray.cluster.pool.status import ask_host
 from kd_ray.cluster.simulated import SimulatedCluster
 from kd_ray.config.bench import BenchPoolConfig
 from kd_ray.config.sources import PoolSource as PoolSettings
+from kd_ray.core.closing import Closing
 from kd_ray.teachers.host import HostStatus
 
 
@@ -41,7 +41,7 @@ class OneHost:
         return ask_host(self.name, self.source.address.namespace)
 
 
-class Setup:
+class Setup(Closing):
     """Ray, teachers with random weights, and the fleet: made when a part first asks for them."""
 
     def __init__(self, config: BenchPoolConfig) -> None:
@@ -108,17 +108,6 @@ class Setup:
     def close(self) -> None:
         """Everything is gone."""
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ class PoolChanges:
                     came[name] = self._starter.start_host(after, name)
             grown = self._add_teachers(after, added)
             arrivals = self._starter.await_arrivals(after, came)
-            _check_places(after, self._infos(), [*grown.values(), *arrivals.values()])
+            _check_places(after, self._keeper.known, [*grown.values(), *arrivals.values()])
         except (PoolStartError, PoolChangeError, ValueError) as error:
             self._undo(came, added)
             raise PoolChangeError(f"the pool was not changed: {error}") from error
@@ -120,10 +120,6 @@ class PoolChanges:
                 raise PoolChangeError(f"{name} could not load {said}: {cause}") from error
         return grown
 
-    def _infos(self) -> dict[int, TeacherInfo]:
-        arrivals = self._keeper.arrivals.values()
-        return {info.index: info for arrival in arrivals if arrival for info in arrival.infos}
-
     def _undo(self, came: Mapping[str, HostHandle], added: Mapping[str, list[int]]) -> None:
         kill_hosts(list(came.values()))
         named = self._keeper.named
@@ -164,10 +160,16 @@ def _is_busy(handle: HostHandle) -> bool:
 
 
 def _check_places(
-    after: PoolPlan, before: Mapping[int, TeacherInfo], arrivals: list[HostArrival]
+    after: PoolPlan, before: dict[int, TeacherInfo], arrivals: list[HostArrival]
 ) -> None:
-    """Who takes another's place must mean the same by its numbers."""
+    """Who takes another's place must mean the same by its numbers; all teachers are known."""
     come = {info.index: info for arrival in arrivals for info in arrival.infos}
+    lost = [str(folder) for index, folder in after.teachers.items() if index not in before | come]
+    if lost:
+        raise PoolChangeError(
+            f"the host that was to load {', '.join(lost)} was lost meanwhile; it is started again, "
+            "so the same change may succeed in a moment"
+        )
     for old, new in after.replaced.items():
         if old not in before or new not in come:
             continue
@@ -196,7 +198,7 @@ def address_of(starter: HostStarter, plan: PoolPlan, keeper: PoolKeeper) -> Pool
         for name, arrival in there.items()
         if arrival is not None
     }
-    address = starter.address(plan, up)
+    address = starter.address(plan, up, known=keeper.known, recognizer=keeper.recognizer)
     down = [HostAddress(n, plan.hosts[n], 0, "") for n, arrival in there.items() if not arrival]
     return dataclasses.replace(address, hosts=(*address.hosts, *down))
 

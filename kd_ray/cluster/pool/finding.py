@@ -19,6 +19,7 @@ from kd_ray.cluster.pool.address import NAMESPACE, HostHandle, hosts_prefix
 from kd_ray.cluster.pool.hosts import HostStarter, kill_hosts
 from kd_ray.cluster.pool.plan import PoolPlan, PoolSpec
 from kd_ray.cluster.pool.roster import one_line
+from kd_ray.cluster.runtime import named_actors
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Kept:
 
     spec: PoolSpec
     plan: PoolPlan
+    draining: bool = False
 
 
 def keep(pool: str, kept: Kept) -> None:
@@ -55,7 +57,8 @@ def newest_kept(pool: str) -> Kept | None:
     found = internal_kv._internal_kv_get(_key(pool), namespace=_TABLE)
     if found is not None:
         known.append(cloudpickle.loads(found))
-    return max(known, key=lambda kept: kept.plan.version, default=None)
+    # A host that was down has not heard of the draining.
+    return max(known, key=lambda kept: (kept.plan.version, kept.draining), default=None)
 
 
 def _key(pool: str) -> bytes:
@@ -64,14 +67,8 @@ def _key(pool: str) -> bytes:
 
 def _kept_by_hosts(pool: str) -> list[Kept]:
     """What running hosts of a pool keep for their manager."""
-    prefix = hosts_prefix(pool)
-    names = [
-        actor["name"]
-        for actor in ray.util.list_named_actors(all_namespaces=True)
-        if actor["namespace"] == NAMESPACE and actor["name"].startswith(prefix)
-    ]
     known: list[Kept] = []
-    for name in names:
+    for name in hosts_of(pool):
         try:
             handle: HostHandle = ray.get_actor(name, namespace=NAMESPACE)
             kept: Kept | None = ray.get(handle.kept.remote(), timeout=_ANSWER_S)
@@ -81,6 +78,12 @@ def _kept_by_hosts(pool: str) -> list[Kept]:
             if kept is not None:
                 known.append(kept)
     return known
+
+
+def hosts_of(pool: str) -> list[str]:
+    """Names of the hosts of a pool that are there."""
+    prefix = hosts_prefix(pool)
+    return [name for name in named_actors(NAMESPACE) if name.startswith(prefix)]
 
 
 def running_hosts(

@@ -278,12 +278,23 @@ class HostStarter:
         plan: PoolPlan,
         arrivals: Mapping[str, HostArrival],
         client: PoolSettings | None = None,
+        *,
+        known: Mapping[int, TeacherInfo] | None = None,
+        recognizer: TeacherInfo | None = None,
     ) -> PoolAddress:
-        """Where clients find the pool; `client`: how they ask, if that is known here.
+        """Where clients find the pool.
 
-        Its teachers are those that live somewhere, in the order of their indices.
+        Args:
+            plan: its teachers are in the order of their indices.
+            arrivals: of the hosts that are up.
+            client: how clients ask, if that is known here.
+            known: teachers by index, of hosts that are down.
+            recognizer: that of hosts that are down.
         """
-        infos = {info.index: info for arrival in arrivals.values() for info in arrival.infos}
+        infos = {**(known or {})}
+        for arrival in arrivals.values():
+            infos |= {info.index: info for info in arrival.infos}
+            recognizer = arrival.recognizer
         return PoolAddress(
             namespace=self.namespace,
             hosts=tuple(
@@ -293,7 +304,7 @@ class HostStarter:
             info=TeachersInfo(
                 teachers=tuple(infos[index] for index in sorted(plan.teachers)),
                 source="pool",
-                recognizer=next(iter(arrivals.values())).recognizer,
+                recognizer=recognizer,
             ),
             settings=client or PoolSettings(),
             version=plan.version,

@@ -95,7 +95,10 @@ class PoolKeeper:
         self._limits = limits
         self._on_event = on_event
         self._plan = plan
-        self._known: dict[int, TeacherInfo] = {}
+        self.known: dict[int, TeacherInfo] = {}
+        """Who teachers are, by index, also those whose hosts are down."""
+        self.recognizer: TeacherInfo | None = None
+        """The one that transcribes for teachers, if the hosts have one."""
         for arrival in arrivals.values():
             self._note(arrival)
         self._hosts = {
@@ -230,7 +233,7 @@ class PoolKeeper:
     def _start(self, host: _Kept, now: float) -> None:
         try:
             host.handle = self._starter.start_host(
-                self._plan, host.name, memory_share=host.memory_share, known=self._known
+                self._plan, host.name, memory_share=host.memory_share, known=self.known
             )
         except ValueError:
             # Its name is free once Ray has buried the old one.
@@ -264,7 +267,8 @@ class PoolKeeper:
     def _note(self, arrival: HostArrival) -> None:
         """Who its teachers are, should a checkpoint be unreadable when its host starts again."""
         # A new dictionary: the old one may be on its way to a host.
-        self._known = {**self._known, **{info.index: info for info in arrival.infos}}
+        self.known = {**self.known, **{info.index: info for info in arrival.infos}}
+        self.recognizer = arrival.recognizer
 
     def _tell(self, kind: str, **details: Any) -> None:
         if self._on_event is not None:

@@ -106,11 +106,7 @@ class PoolManager:
             PoolStartError: hosts could not be started.
         """
         with self._lock:
-            if self._draining:
-                raise PoolDraining(
-                    f"the pool {self._spec.config.name!r} is draining and takes no further jobs; "
-                    "start another one, or this one again once it is down"
-                )
+            self._refuse_if_draining()
             # It cannot give a sign of life before it knows its number.
             timeout_s = self._spec.config.hosts.start_timeout_s
             number = self._jobs.enter(job, weight, timeout_s)
@@ -119,6 +115,8 @@ class PoolManager:
                 self._bring_up()
         try:
             address = self.ready(timeout_s)
+            # A manager that was started again may have learned it only now.
+            self._refuse_if_draining()
         except BaseException:
             self.detach(number)
             raise
@@ -127,6 +125,13 @@ class PoolManager:
             raise PoolStartError(f"hosts were not ready within {timeout_s:g} s")
         self._jobs.renew(number, job, weight)
         return Lease(number, self._spec.config.lease_s, address)
+
+    def _refuse_if_draining(self) -> None:
+        if self._draining:
+            raise PoolDraining(
+                f"the pool {self._spec.config.name!r} is draining and takes no further jobs; "
+                "start another one, or this one again once it is down"
+            )
 
     def renew(self, number: str, job: str, weight: float) -> None:
         """A sign of life of a job; one that was given up is attached again."""
@@ -179,7 +184,8 @@ class PoolManager:
             self._draining = True
             attached = len(self._jobs.names)
             self._note("draining", jobs=attached)
-            return attached
+        self._leave_word()
+        return attached
 
     def end(self, *, force: bool) -> list[str]:
         """End the hosts, unless jobs are attached; their names (none: the hosts are gone)."""
@@ -280,6 +286,8 @@ class PoolManager:
             sizes = list(map(weight_bytes, self._spec.folders))
             return first_plan(hosts_prefix(config.name), self._spec.folders, config.hosts, sizes)
         self._spec = newest.spec
+        # It may have been told so while it was looking.
+        self._draining = self._draining or newest.draining
         return newest.plan
 
     def _carry_out(self, keeper: PoolKeeper, after: PoolPlan, spec: PoolSpec) -> None:
@@ -289,9 +297,9 @@ class PoolManager:
         starter = self._starter()
 
         def publish(plan: PoolPlan) -> None:
+            address = address_of(starter, plan, keeper)
             with self._lock:
-                self._plan = plan
-                self._address = address_of(starter, plan, keeper)
+                self._plan, self._address = plan, address
             self._leave_word()
 
         config = spec.config
@@ -312,12 +320,13 @@ class PoolManager:
     def _leave_word(self) -> None:
         """Hosts, and Ray, keep what a manager must know that is started again."""
         keeper, plan = self._keeper, self._plan
-        if keeper is not None and plan is not None:
-            kept = Kept(self._spec, plan)
-            if self._detached:
-                keep(self._spec.config.name, kept)
-            for handle in keeper.handles:
-                handle.keep.remote(kept)
+        if plan is None:
+            return
+        kept = Kept(self._spec, plan, self._draining)
+        if self._detached:
+            keep(self._spec.config.name, kept)
+        for handle in [] if keeper is None else keeper.handles:
+            handle.keep.remote(kept)
 
     def _look_at_size(self) -> None:
         """Let the pool grow or shrink, and complete hosts that came back incomplete."""
@@ -365,17 +374,23 @@ class PoolManager:
         """Give up jobs that fell silent, and hosts that nobody needs."""
         figures = PoolFigures(self._spec.config.name)
         while not self._ended.wait(_LOOK_S):
-            config = self._spec.config
-            self._tell(figures)
-            for job in self._jobs.silent(config.lease_s):
-                self._leave(job, "job_lost")
-            # Hosts that a change starts would not be let go with the others.
-            if self._changing.acquire(blocking=False):
-                try:
-                    self._release_if_idle(config.idle_release_s)
-                finally:
-                    self._changing.release()
-            self._try_again()
+            try:
+                self._tell(figures)
+                self._look_at_jobs()
+                self._try_again()
+            except Exception:
+                logger.exception("looking after the pool's jobs failed; going on")
+
+    def _look_at_jobs(self) -> None:
+        config = self._spec.config
+        for job in self._jobs.silent(config.lease_s):
+            self._leave(job, "job_lost")
+        # Hosts that a change starts would not be let go with the others.
+        if self._changing.acquire(blocking=False):
+            try:
+                self._release_if_idle(config.idle_release_s)
+            finally:
+                self._changing.release()
 
     def _release_if_idle(self, idle_release_s: float | None) -> None:
         with self._lock:

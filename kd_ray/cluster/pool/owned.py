@@ -3,7 +3,6 @@
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from kd_ray.cluster.pool.address import HostHandle, Loader, PoolAddress, hosts_prefix
@@ -11,12 +10,13 @@ from kd_ray.cluster.pool.hosts import HostStarter, kill_hosts
 from kd_ray.cluster.pool.keeper import PoolKeeper
 from kd_ray.cluster.pool.plan import first_plan, weight_bytes
 from kd_ray.config.sources import PoolSource as PoolSettings
+from kd_ray.core.closing import Closing
 from kd_ray.teachers.answers import OnEvent
 from kd_ray.teachers.policies.health import HealthLimits
 from kd_ray.teachers.transcriber import TranscriberSpec
 
 
-class TeacherPool:
+class TeacherPool(Closing):
     """Owns the host actors of a job: `start` makes them, `close` ends them.
 
     They are not detached: they end with the job that started them, however it ends.
@@ -79,14 +79,3 @@ class TeacherPool:
             self._handles, self._keeper = self._keeper.handles, None
         kill_hosts(self._handles)
         self._handles.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -177,7 +177,7 @@ class Roster:
             try:
                 handle = await self._find(host)
                 arrival = await asyncio.wait_for(_await(handle.arrive.remote()), _ANSWER_S)
-            except (ValueError, TimeoutError, *HOST_GONE):
+            except (ValueError, TimeoutError, ray.exceptions.RayError):
                 continue
             new = HostAddress(name, tuple(arrival.teachers), arrival.pid, arrival.node)
             if new.teachers != host.teachers:

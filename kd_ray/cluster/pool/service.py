@@ -11,14 +11,8 @@ from typing import Any
 
 import ray
 
-from kd_ray.cluster.pool.address import (
-    NAMESPACE,
-    PoolAddress,
-    hosts_prefix,
-    manager_name,
-    pool_of,
-)
-from kd_ray.cluster.pool.finding import forget
+from kd_ray.cluster.pool.address import NAMESPACE, PoolAddress, manager_name, pool_of
+from kd_ray.cluster.pool.finding import forget, hosts_of
 from kd_ray.cluster.pool.hosts import PoolStartError
 from kd_ray.cluster.pool.jobs import Lease
 from kd_ray.cluster.pool.manager import PoolManager
@@ -27,7 +21,7 @@ from kd_ray.cluster.pool.roster import HOST_GONE, one_line
 from kd_ray.cluster.pool.status import PoolStatus
 from kd_ray.cluster.pool.update import Update
 from kd_ray.cluster.pool.views import PoolError, view_of
-from kd_ray.cluster.runtime import RayHandle, ensure_ray
+from kd_ray.cluster.runtime import RayHandle, ensure_ray, named_actors
 from kd_ray.config.sources import PoolSource as PoolSettings
 
 logger = logging.getLogger(__name__)
@@ -71,7 +65,7 @@ def up(spec: PoolSpec, *, replace: bool = False, detached: bool = True) -> PoolA
     config = spec.config
     manager = _find(config.name)
     found = manager is not None
-    if not found and not _hosts_of(config.name):
+    if not found and not hosts_of(config.name):
         # What a pool of this name left that ended with its cluster's end, or was killed.
         forget(config.name)
     if manager is None:
@@ -179,9 +173,13 @@ class Attachment:
             if not ray.is_initialized():
                 # The command is over; looking an actor up would start a new Ray.
                 return
-            manager = _find(self._name)
-            if manager is not None:
-                manager.renew.remote(self._lease.number, self._job, self._weight)
+            try:
+                manager = _find(self._name)
+                if manager is not None:
+                    manager.renew.remote(self._lease.number, self._job, self._weight)
+            except ray.exceptions.RayError as error:
+                # The next sign may get through.
+                logger.warning("pool %s: no sign of life sent: %s", self._name, one_line(error))
 
 
 def attach(settings: PoolSettings, *, job: str, digests: Sequence[str] | None = None) -> Attachment:
@@ -250,23 +248,12 @@ def down(name: str, *, force: bool = False) -> None:
     _await_end(name, _ANSWER_S)
     forget(name)
     limit_s = time.monotonic() + _ANSWER_S
-    while (hosts := _hosts_of(name)) and time.monotonic() < limit_s:
+    while (hosts := hosts_of(name)) and time.monotonic() < limit_s:
         for host in hosts:
             with contextlib.suppress(ValueError):
                 ray.kill(ray.get_actor(host, namespace=NAMESPACE), no_restart=True)
         # One that the manager was starting may appear a moment later.
         time.sleep(_LOOK_S)
-
-
-def _hosts_of(name: str) -> list[str]:
-    """Names of the hosts of a pool that are there."""
-    prefix = hosts_prefix(name)
-    actors = ray.util.list_named_actors(all_namespaces=True)
-    return [
-        actor["name"]
-        for actor in actors
-        if actor["namespace"] == NAMESPACE and actor["name"].startswith(prefix)
-    ]
 
 
 def _await_end(name: str, timeout_s: float) -> bool:
@@ -281,8 +268,7 @@ def _await_end(name: str, timeout_s: float) -> bool:
 
 def names() -> list[str]:
     """Pools of this cluster."""
-    actors = ray.util.list_named_actors(all_namespaces=True)
-    pools = [pool_of(actor["name"]) for actor in actors if actor["namespace"] == NAMESPACE]
+    pools = map(pool_of, named_actors(NAMESPACE))
     return sorted(name for name in pools if name is not None)
 
 

@@ -12,9 +12,16 @@ from kd_ray.cluster.search.space import Base, digest_of, trial_config
 from kd_ray.config.commands import DistillConfig, TrainConfig
 from kd_ray.config.load import ConfigError, dump
 from kd_ray.config.search import SearchConfig
-from kd_ray.evaluation.run_folder import RunFolder, RunFolderError, write_atomically, write_json
+from kd_ray.evaluation.run_folder import (
+    RunFolder,
+    RunFolderError,
+    differences,
+    write_atomically,
+    write_json,
+)
 from kd_ray.report.runs import read_run, repeat_command
-from kd_ray.report.search import WORK, Setting, TeacherWork, Trial, trial_of, work_of
+from kd_ray.report.search import COUNTS, WORK, Setting, TeacherWork, Trial, trial_of, work_of
+from kd_ray.storage import StorageError, fetch, matches, waiting_to_hold
 
 _MAY_CHANGE = frozenset(
     {
@@ -22,7 +29,7 @@ _MAY_CHANGE = frozenset(
         "concurrent",
         "cpus_per_trial",
         "gpus_per_trial",
-        "pool",
+        "pool",  # Its keys: whether there is one is part of each trial.
         "evaluate",
         "fail_fast",
         "algorithm.samples",
@@ -54,16 +61,26 @@ class TrialBook:
         self.search = search
         self.path = RunFolder(root, search).path
 
-    def open(self, config: SearchConfig, base: Base) -> None:
+    def open(self, config: SearchConfig, base: Base, unit: str | None = None) -> None:
         """Make the search's folder, or take it up again.
 
+        Args:
+            config: of the search.
+            base: of its trials.
+            unit: of the tokens whose errors are counted; None: no errors are counted.
+
         Raises:
-            RunFolderError: it was made with another base, space or scheduler.
+            RunFolderError: it was made with another base, space or scheduler, or with a pool of its
+                own and is to go on without one (or the other way round).
         """
         wanted = {"config": json.loads(dump(config)), "base": json.loads(dump(base.config))}
         before = {name: self._read(f"{name}.json") for name in wanted}
         if before["config"] is not None and before["base"] is not None:
-            different = _differences(before, wanted)
+            self._refuse_other_place(before["config"], config)
+            different = [
+                *differences(before["config"], wanted["config"], ignore=_MAY_CHANGE, of="config"),
+                *differences(before["base"], wanted["base"], of="base"),
+            ]
             if different:
                 raise RunFolderError(
                     f"{self.path} was made with another search:\n  "
@@ -73,6 +90,21 @@ class TrialBook:
                 )
         for name, content in wanted.items():
             write_json(self.path / f"{name}.json", content)
+        if unit is not None:
+            write_json(self.path / COUNTS, {"unit": unit})
+
+    def _refuse_other_place(self, before: Mapping[str, Any], config: SearchConfig) -> None:
+        """Trials that were begun know whether the search has a pool of its own."""
+        had_pool = before.get("pool") is not None
+        if had_pool == (config.pool is not None):
+            return
+        was, now = ("a pool", "none") if had_pool else ("no pool", "one")
+        way_out = "put the section pool back" if had_pool else "leave out the section pool"
+        raise RunFolderError(
+            f"{self.path} was begun with {was} of its own, and is to go on with {now}: its trials "
+            f"would have their teachers elsewhere; {way_out} (its keys may change), or give this "
+            "search another name (name=...)."
+        )
 
     def run_name(self, key: str) -> str:
         """The name of a trial's run."""
@@ -80,7 +112,7 @@ class TrialBook:
 
     def trials(self) -> list[Trial]:
         """Every trial that was begun, by key."""
-        folders = [path.parent for path in sorted((self.path / "trials").glob("*/trial.json"))]
+        folders = [path.parent for path in matches(self.path, "trials/*/trial.json")]
         return [trial_of(read_run(folder, folder.name, "student")) for folder in folders]
 
     def trial(self, key: str) -> Trial:
@@ -112,8 +144,11 @@ class TrialBook:
             self._write(proposed.key, {**note, "state": "failed", "reason": str(error)})
             return None
         try:
-            run.open(config)
-        except RunFolderError as error:
+            # After a search was killed, its trials' processes may live on for a moment.
+            with waiting_to_hold(), run.opened(config, whole=False):
+                # The trial's own process writes it from here on, and needs its checkpoints.
+                pass
+        except (RunFolderError, StorageError) as error:
             self._write(proposed.key, {**note, "state": "failed", "reason": str(error)})
             return None
         self._write(proposed.key, {**note, "repeat": _repeat(config, base)})
@@ -144,7 +179,7 @@ class TrialBook:
 
     def cost(self, key: str, work: TeacherWork) -> None:
         """What the pool did for a trial since the search was started."""
-        path = self.path / "trials" / key / WORK
+        path = fetch(self.path / "trials" / key / WORK)
         before = json.loads(path.read_text())["before"] if path.exists() else asdict(TeacherWork())
         write_json(path, {"before": before, "now": asdict(work)})
 
@@ -155,7 +190,7 @@ class TrialBook:
         write_json(self.path / "trials" / key / "trial.json", note)
 
     def _read(self, file: str) -> dict[str, Any] | None:
-        path = self.path / file
+        path = fetch(self.path / file)
         if not path.exists():
             return None
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -171,15 +206,3 @@ def _repeat(config: TrainConfig | DistillConfig, base: Base) -> str:
     source = base.config.teachers.source
     said = {"type": source.type, **source.model_dump(mode="json", exclude_defaults=True)}
     return f"{command} teachers.source='{json.dumps(said, separators=(',', ':'))}'"
-
-
-def _differences(before: Any, after: Any, key: str = "") -> list[str]:
-    if key.removeprefix("config.") in _MAY_CHANGE and key.startswith("config."):
-        return []
-    if isinstance(before, dict) and isinstance(after, dict):
-        found = []
-        for name in sorted(before.keys() | after.keys()):
-            inner = f"{key}.{name}" if key else name
-            found += _differences(before.get(name), after.get(name), inner)
-        return found
-    return [] if before == after else [f"{key}: {before!r} before, {after!r} now"]

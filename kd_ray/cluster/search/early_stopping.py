@@ -23,7 +23,7 @@ class EarlyStopping(ASHAScheduler):
     """
 
     def __init__(self, settings: Asha, book: TrialBook, epochs: int) -> None:
-        """`epochs`: of the longest trial."""
+        """`epochs`: no trial has more."""
         super().__init__(
             time_attr="epoch",
             metric="error_rate",
@@ -39,7 +39,9 @@ class EarlyStopping(ASHAScheduler):
         """Count the scores of a trial of an earlier run."""
         stub = _stub(trial.key)
         super().on_trial_add(_NOBODY, stub)
-        for epoch, error in trial.curve:
+        # At the end of a trial nobody decides any more, wherever it came.
+        decided = trial.curve[:-1] if trial.state == "finished" else trial.curve
+        for epoch, error in decided:
             if epoch < trial.epochs:
                 super().on_trial_result(_NOBODY, stub, {"epoch": epoch, "error_rate": error})
 
@@ -51,8 +53,8 @@ class EarlyStopping(ASHAScheduler):
         """Whether a trial goes on after a validation; if not, its folder says so."""
         if "error_rate" not in result or result["epoch"] >= trial.config["epochs"]:
             return TrialScheduler.CONTINUE
-        if result.get("out_of_patience"):
-            # It is at its end already.
+        if result.get("out_of_patience") or result.get("last"):
+            # It is at its end already: `training.max_updates` may come before the last epoch.
             return TrialScheduler.CONTINUE
         stub = _stub(trial.config["key"])
         decision = super().on_trial_result(tune_controller, stub, result)

@@ -3,7 +3,8 @@
 import json
 import logging
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -20,7 +21,7 @@ from optuna.trial import TrialState, create_trial
 
 from kd_ray.cluster.search.book import Proposed
 from kd_ray.cluster.search.proposals import Numbers, is_open
-from kd_ray.cluster.search.space import digest_of
+from kd_ray.cluster.search.space import digest_of, untried
 from kd_ray.config.search import (
     Axis,
     Choice,
@@ -43,6 +44,9 @@ _REPEATED_PROPOSALS = 50
 class OptunaProposals:
     """Optuna's TPE over settings; the seeds of a setting follow each other, their mean counts.
 
+    TPE proposes what it knows to be good again and again where there are few settings; after
+    `_REPEATED_PROPOSALS` of these an untried setting is drawn by chance.
+
     The study lives in memory, and is filled from the known trials: a search that goes on knows
     what was tried. Of a setting that was stopped early Optuna hears how far it came.
     """
@@ -57,6 +61,7 @@ class OptunaProposals:
         self._tried: dict[str, dict[int, Trial]] = {}
         self._asked: dict[str, optuna.trial.Trial] = {}
         self._queue: list[Proposed] = []
+        self._random = random.Random(f"{algorithm.seed}/{len(known)}")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         for trial in known:
             self._tried.setdefault(digest_of(trial.setting), {})[trial.seed] = trial
@@ -69,7 +74,7 @@ class OptunaProposals:
         )
         self._study = optuna.create_study(direction="minimize", sampler=sampler)
         for group in done:
-            self._study.add_trial(self._frozen(list(group.values())))
+            self._study.add_trial(self._frozen(group))
         for group in self._tried.values():
             if self._missing(group):
                 self._go_on(next(iter(group.values())).setting, group)
@@ -94,7 +99,7 @@ class OptunaProposals:
         asked = self._asked.get(digest)
         if asked is None or set(self._seeds) - group.keys():
             return
-        frozen = self._frozen([group[seed] for seed in self._seeds])
+        frozen = self._frozen(group)
         for step, value in frozen.intermediate_values.items():
             asked.report(value, step)
         self._study.tell(asked, frozen.value, state=frozen.state)
@@ -104,39 +109,53 @@ class OptunaProposals:
         for _ in range(_REPEATED_PROPOSALS):
             asked = self._study.ask(self._distributions)
             setting = {key: self._value(key, asked.params[key]) for key in self._axes}
-            digest = digest_of(setting)
-            group = self._tried.get(digest)
-            if group is None and digest not in self._asked:
-                self._new -= 1
-                self._asked[digest] = asked
-                number = self._numbers.of(setting)
-                self._queue += [Proposed(number, setting, seed) for seed in self._seeds]
+            if not self._known(setting):
+                self._take(setting, asked)
                 return
             # Trained before, and the same again: what is known counts once more.
+            group = self._tried.get(digest_of(setting))
             if group and not set(self._seeds) - group.keys():
-                frozen = self._frozen(list(group.values()))
+                frozen = self._frozen(group)
                 self._study.tell(asked, frozen.value, state=frozen.state)
             else:
                 self._study.tell(asked, state=TrialState.FAIL)
-        logger.info(
-            "optuna proposes nothing new any more: %d settings were tried", len(self._tried)
-        )
+        other = untried(self._axes, self._known, self._random)
+        if other is not None:
+            self._take(other, self._ask_for(other))
+            return
+        count = len(self._tried.keys() | self._asked.keys())
+        logger.info("every setting of the space was tried, %d in all", count)
         self._new = 0
+
+    def _known(self, setting: Setting) -> bool:
+        digest = digest_of(setting)
+        return digest in self._tried or digest in self._asked
+
+    def _take(self, setting: Setting, asked: optuna.trial.Trial) -> None:
+        self._new -= 1
+        self._asked[digest_of(setting)] = asked
+        number = self._numbers.of(setting)
+        self._queue += [Proposed(number, setting, seed) for seed in self._seeds]
+
+    def _ask_for(self, setting: Setting) -> optuna.trial.Trial:
+        """Optuna's trial of a setting that it did not choose."""
+        self._study.enqueue_trial({key: self._parameter(key, setting[key]) for key in self._axes})
+        return self._study.ask(self._distributions)
 
     def _missing(self, group: dict[int, Trial]) -> list[int]:
         """Seeds of a setting that still have to be trained."""
         return [seed for seed in self._seeds if seed not in group or is_open(group[seed].state)]
 
     def _go_on(self, setting: Setting, group: dict[int, Trial]) -> None:
-        self._study.enqueue_trial({key: self._parameter(key, setting[key]) for key in self._axes})
-        self._asked[digest_of(setting)] = self._study.ask(self._distributions)
+        self._asked[digest_of(setting)] = self._ask_for(setting)
         number = self._numbers.of(setting)
         for seed in self._missing(group):
             group.pop(seed, None)
             self._queue.append(Proposed(number, setting, seed))
 
-    def _frozen(self, trials: Sequence[Trial]) -> optuna.trial.FrozenTrial:
-        """A setting's trials as one of Optuna's."""
+    def _frozen(self, group: Mapping[int, Trial]) -> optuna.trial.FrozenTrial:
+        """A setting's trials, of the seeds that count, as one of Optuna's."""
+        trials = [group[seed] for seed in self._seeds]
         params = {key: self._parameter(key, trials[0].setting[key]) for key in self._axes}
         frozen = partial(create_trial, params=params, distributions=self._distributions)
         errors = [trial.error for trial in trials]

@@ -13,6 +13,7 @@ from kd_ray.config.commands import DistillConfig
 from kd_ray.config.search import SearchConfig
 from kd_ray.config.sources import HostSettings, PoolSource
 
+_EPSILON = 1e-9
 GROUP_CPUS = 0.1
 """Of a trial that only looks after a worker group."""
 
@@ -68,14 +69,39 @@ def _some(amounts: Mapping[str, float]) -> dict[str, float]:
 
 
 def slots(config: SearchConfig, needs: Needs, cluster: Mapping[str, float]) -> int:
-    """Trials at a time: those asked for, else as many as the cluster holds; at least one."""
+    """Trials at a time: those asked for, else as many as the cluster holds; at least one.
+
+    Where not even one fits (see `shortage`), that one waits for a cluster that grows.
+    """
     if config.concurrent is not None:
         return config.concurrent
-    fits = [
-        (cluster.get(name, 0.0) - needs.pool.get(name, 0.0)) / each
-        for name, each in needs.trial.items()
+    return max(1, int(min(_fits(needs, cluster).values()) + _EPSILON))
+
+
+def shortage(needs: Needs, cluster: Mapping[str, float]) -> str | None:
+    """Why not even one trial fits beside the pool; None: it does."""
+    lacking = [name for name, fits in _fits(needs, cluster).items() if fits < 1 - _EPSILON]
+    lacking += [
+        name
+        for name, amount in needs.pool.items()
+        if name not in needs.trial and amount > cluster.get(name, 0.0) + _EPSILON
     ]
-    return max(1, int(min(fits) + 1e-9))
+    if not lacking:
+        return None
+    return "; ".join(
+        f"a trial takes {needs.trial.get(name, 0.0):g} {name}"
+        + (f" and the pool {needs.pool[name]:g}" if name in needs.pool else "")
+        + f", there are {cluster.get(name, 0.0):g}"
+        for name in lacking
+    )
+
+
+def _fits(needs: Needs, cluster: Mapping[str, float]) -> dict[str, float]:
+    """Trials at a time that each resource has room for, beside the pool."""
+    return {
+        name: (cluster.get(name, 0.0) - needs.pool.get(name, 0.0)) / each
+        for name, each in needs.trial.items()
+    }
 
 
 def private_cpus(config: SearchConfig, needs: Needs, machine: int) -> int:

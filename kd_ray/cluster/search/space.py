@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 from kd_ray.config.commands import DistillConfig, TrainConfig
 from kd_ray.config.load import ConfigError, apply_overrides, check, read_yaml
 from kd_ray.config.search import (
+    FIXED_KEYS,
+    SET_BY_THE_SEARCH,
     Axis,
     Choice,
     GridAxis,
@@ -31,6 +33,7 @@ from kd_ray.report.search import Setting, setting_text
 _CHECKED_COMBINATIONS = 2000
 _CHECKED_DRAWS = 200
 _REDRAWS = 100
+_COUNTED_SETTINGS = 10_000
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def read_base(config: SearchConfig, root: Path) -> Base:
             f"`kd-ray {checked.command}`, not for `kd-ray train` or "  # type: ignore[attr-defined]
             "`kd-ray distill`"
         )
+    _require_applicable(config, checked)
     if config.pool is None:
         return Base(config.base, content, checked, None)
     source = checked.teachers.source if isinstance(checked, DistillConfig) else None
@@ -76,6 +80,18 @@ def read_base(config: SearchConfig, root: Path) -> Base:
             "(teachers.list); leave out pool, or name them"
         )
     return Base(config.base, content, checked, pool_name(config.name))
+
+
+def _require_applicable(config: SearchConfig, base: TrainConfig | DistillConfig) -> None:
+    """Refuse amounts for a trial's process where other processes do the work."""
+    given = {"cpus": config.cpus_per_trial, "gpus": config.gpus_per_trial}
+    for name, amount in given.items():
+        if amount is not None and base.workers.grouped:
+            raise ConfigError(
+                f"{name}_per_trial: {config.base} trains in a worker group, whose workers take "
+                f"workers.{name} each ({getattr(base.workers, name):g}); leave {name}_per_trial "
+                f"out, and set workers.{name} in overrides"
+            )
 
 
 def pool_name(search: str) -> str:
@@ -106,22 +122,35 @@ def trial_config(
     """
     content = apply_overrides(base.content, setting)
     content = apply_overrides(content, {"name": name, "training.seed": seed})
+    where = f"setting {setting_text(setting)}"
+    checked = check(content, where)
     if asks_pool and base.pool is not None:
-        content = _in_pool(content, base)
-    checked = check(content, f"setting {setting_text(setting)}")
+        assert isinstance(checked, DistillConfig)
+        checked = check(_in_pool(content, checked, base.pool), where)
     assert isinstance(checked, TrainConfig | DistillConfig)
     return checked
 
 
-def _in_pool(content: dict[str, Any], base: Base) -> dict[str, Any]:
+def _keys_of_the_job() -> set[str]:
+    """What a job says about how it asks a pool, whoever brings that up."""
+    return PoolSource.model_fields.keys() - HostSettings.model_fields.keys() - {"type", "name"}
+
+
+def _in_pool(content: dict[str, Any], checked: DistillConfig, pool: str) -> dict[str, Any]:
     """The same with teachers in the search's pool; a job's own limits stay."""
-    assert isinstance(base.config, DistillConfig)
-    source: dict[str, Any] = {"type": "pool", "name": base.pool}
-    before = base.config.teachers.source
+    source: dict[str, Any] = {"type": "pool", "name": pool}
+    before = checked.teachers.source
     if isinstance(before, PoolSource):
-        of_the_job = PoolSource.model_fields.keys() - HostSettings.model_fields.keys()
-        source |= {key: getattr(before, key) for key in of_the_job - {"type", "name"}}
+        source |= {key: getattr(before, key) for key in _keys_of_the_job()}
     return {**content, "teachers": {**content["teachers"], "source": source}}
+
+
+def longest_epochs(config: SearchConfig, base: Base) -> int:
+    """No trial of the search has more epochs."""
+    # Of axes that set them all, the last one wins: the largest of any is enough.
+    alone = [{key: value} for key, axis in config.space.items() for value in _ends(axis)]
+    configs = [trial_config(base, setting, name="trial", seed=1) for setting in alone]
+    return max(each.training.epochs for each in [base.config, *configs])
 
 
 def listed_settings(config: SearchConfig) -> list[Setting] | None:
@@ -175,6 +204,41 @@ def draw(axis: Axis, generator: random.Random) -> Any:
             low, high = math.log(axis.low - 0.5), math.log(axis.high + 0.5)
             value = round(math.exp(generator.uniform(low, high)))
             return min(max(value, axis.low), axis.high)
+
+
+def untried(
+    axes: Mapping[str, Axis], known: Callable[[Setting], bool], generator: random.Random
+) -> Setting | None:
+    """A setting by chance that is not known; None where every one is."""
+    for _ in range(_REDRAWS):
+        setting = {key: draw(axis, generator) for key, axis in axes.items()}
+        if not known(setting):
+            return setting
+    listed = [_every(axis) for axis in axes.values()]
+    if math.prod(map(len, listed)) > _COUNTED_SETTINGS:
+        # Then hardly any of the draws would have been known.
+        return None
+    rest = [
+        setting
+        for values in itertools.product(*listed)
+        if not known(setting := dict(zip(axes, values, strict=True)))
+    ]
+    return generator.choice(rest) if rest else None
+
+
+def _every(axis: Axis) -> Sequence[Any]:
+    """All values of an axis; of continuous ones so many that nobody counts them."""
+    match axis:
+        case Choice() | GridAxis():
+            return axis.values
+        case QuantizedUniform():
+            return [_step(axis, number) for number in range(_steps(axis) + 1)]
+        case RandomInteger():
+            return range(axis.low, axis.high + 1, axis.step)
+        case LogRandomInteger():
+            return range(axis.low, axis.high + 1)
+        case Uniform() | LogUniform():
+            return range(_COUNTED_SETTINGS + 1)
 
 
 def _steps(axis: QuantizedUniform) -> int:
@@ -248,9 +312,53 @@ def _wrong_combinations(config: SearchConfig, base: Base) -> list[str]:
 
 
 def _wrong(base: Base, setting: Setting) -> tuple[str, ...]:
-    """What the schema says against a setting, a line each; () if nothing."""
+    """What speaks against a setting, a line each; () if nothing."""
     try:
-        trial_config(base, setting, name="trial", seed=1)
+        checked = trial_config(base, setting, name="trial", seed=1, asks_pool=False)
+        if base.pool is not None:
+            trial_config(base, setting, name="trial", seed=1)
     except ConfigError as error:
         return tuple(str(error).splitlines()[1:])
-    return ()
+    return (*_not_comparable(base, setting, checked), *_not_asked(base, checked))
+
+
+def _not_comparable(
+    base: Base, setting: Setting, checked: TrainConfig | DistillConfig
+) -> Iterator[str]:
+    """Keys that all trials must share, wherever in a setting they stand."""
+    own = apply_overrides({}, setting)
+    mine, theirs = checked.model_dump(mode="json"), base.config.model_dump(mode="json")
+    for key, why in FIXED_KEYS.items():
+        if key in SET_BY_THE_SEARCH:
+            if _at(own, key) is not None:
+                yield f"  {key}: cannot be searched over; {why}"
+        elif _at(mine, key) != _at(theirs, key):
+            yield (
+                f"  {key}: {json.dumps(_at(mine, key))} here, {json.dumps(_at(theirs, key))} in "
+                f"the base; this key cannot be searched over: {why}"
+            )
+
+
+def _at(content: Any, key: str) -> Any:
+    """The value of a dotted key; None where there is none."""
+    for part in key.split("."):
+        content = content.get(part) if isinstance(content, Mapping) else None
+    return content
+
+
+def _not_asked(base: Base, checked: TrainConfig | DistillConfig) -> Iterator[str]:
+    """What a setting says of teachers' places, where the search has them in a pool of its own."""
+    if base.pool is None:
+        return
+    assert isinstance(base.config, DistillConfig)
+    assert isinstance(checked, DistillConfig)
+    mine, theirs = (each.teachers.source.model_dump(mode="json") for each in (checked, base.config))
+    different = [key for key in mine | theirs if mine.get(key) != theirs.get(key)]
+    # Another type has all of its keys of its own.
+    for key in ["type"] if "type" in different else different:
+        if key not in _keys_of_the_job():
+            yield (
+                f"  teachers.source.{key}: {json.dumps(mine.get(key))} here, "
+                f"{json.dumps(theirs.get(key))} in the base; trials ask the pool of the search, so "
+                "this would change nothing: set it in the section pool, or leave out pool"
+            )

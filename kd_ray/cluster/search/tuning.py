@@ -3,9 +3,9 @@
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,14 +20,16 @@ from kd_ray.cluster.pool.views import PoolError
 from kd_ray.cluster.search.book import Proposed, TrialBook
 from kd_ray.cluster.search.early_stopping import scheduler_of
 from kd_ray.cluster.search.proposals import Proposals
-from kd_ray.cluster.search.resources import needs_of, slots
-from kd_ray.cluster.search.space import Base
+from kd_ray.cluster.search.resources import Needs, needs_of, shortage, slots
+from kd_ray.cluster.search.secrets import withhold_keys
+from kd_ray.cluster.search.space import Base, longest_epochs
 from kd_ray.cluster.trainer import run_training
 from kd_ray.config.commands import DistillConfig, TrainConfig
 from kd_ray.config.load import check
 from kd_ray.config.search import SearchConfig
 from kd_ray.config.sources import PoolSource
 from kd_ray.report.search import TeacherWork, Trial, setting_text
+from kd_ray.storage import remove, waiting_to_hold
 
 logger = logging.getLogger(__name__)
 
@@ -49,20 +51,25 @@ def run_trials(
         return
     folder = book.path / "logs" / "tune"
     # What Tune wrote about earlier runs says less than the run folders.
-    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        remove(folder)
     # Its own tables, log files and handling of Ctrl-C; scores are in the run folders.
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     # A trial that fails at once reports nothing, which is no reason to end all others.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     logging.getLogger("ray.tune").setLevel(logging.WARNING)
+    # It misses those log files.
+    logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
+    withhold_keys()
     needs = needs_of(config, base)
     feed = _Feed(config, base, book, proposals)
     tuner = tune.Tuner(
         tune.with_resources(_trainable(book.root, book.search), dict(needs.reserved)),
         tune_config=tune.TuneConfig(
             search_alg=feed,
-            scheduler=scheduler_of(config, book, base.config.training.epochs),
+            scheduler=scheduler_of(config, book, longest_epochs(config, base)),
             num_samples=proposals.left,
             max_concurrent_trials=slots(config, needs, _resources()),
             trial_name_creator=_key,
@@ -79,8 +86,30 @@ def run_trials(
 
 
 def _resources() -> dict[str, float]:
+    """All that the nodes of the cluster have, whoever uses it at the moment."""
     found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return found
+
+
+def require_room(needs: Needs, *, grows: bool) -> None:
+    """Look whether the pool and a trial fit, before they wait for each other.
+
+    Args:
+        needs: of the search.
+        grows: the cluster may get more nodes, so what does not fit yet is only told.
+
+    Raises:
+        ValueError: they never will; names the resource.
+    """
+    short = shortage(needs, _resources())
+    if short is None:
+        return
+    if not grows:
+        raise ValueError(
+            f"the search does not fit into this machine: {short}; lower workers and pool (or "
+            "cpus_per_trial, gpus_per_trial), or submit it to a cluster"
+        )
+    logger.warning("%s: trials wait until the cluster has more", short)
 
 
 def _key(trial: Any) -> str:
@@ -100,19 +129,22 @@ def _train_trial(settings: Mapping[str, Any], root: Path, search: str) -> None:
     assert isinstance(config, TrainConfig | DistillConfig)
     group = config.workers.grouped
     try:
-        run_training(
-            config,
-            root,
-            on_epoch=_report,
-            group_callbacks=[TuneReportCallback()] if group else [],  # type: ignore[no-untyped-call]
-        )
+        # Where Tune starts a trial again, its process may have died on another node a moment ago.
+        with waiting_to_hold():
+            run_training(
+                config,
+                root,
+                on_epoch=_report,
+                group_callbacks=[TuneReportCallback()] if group else [],  # type: ignore[no-untyped-call]
+            )
     except Exception as error:
         # Whatever it is: a trial that fails does not end the search, and its folder says why.
         TrialBook(root, search).broke(settings["key"], error)
 
 
 def _report(figures: Mapping[str, Any]) -> None:
-    tune.report({key: figures[key] for key in ("epoch", "error_rate", "out_of_patience")})
+    told = ("epoch", "error_rate", "out_of_patience", "last")
+    tune.report({key: figures[key] for key in told})
 
 
 class _Feed(Searcher):

@@ -4,17 +4,16 @@ A file is written under a temporary name in its own folder, flushed to the disk,
 a killed run leaves behind is therefore always a temporary name, which `remove_leftovers` knows.
 """
 
-import fcntl
 import logging
 import os
 import secrets
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from kd_ray.config.places import local_path
 from kd_ray.storage import hold, publish, release
+from kd_ray.storage.lock import Locked, lock_file
 
 logger = logging.getLogger(__name__)
 
@@ -77,19 +76,14 @@ def writer_lock(folder: Path) -> Iterator[None]:
         StorageError: likewise, of a store at an address.
     """
     path = local_path(folder) / LOCK_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise StoreError(
-                f"{folder} is being written by {file.read().strip() or 'another process'}; "
-                "wait for it or stop it, then run the same command again."
-            ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+    try:
+        locked = lock_file(path)
+    except Locked as other:
+        raise StoreError(
+            f"{folder} is being written by {other}; wait for it or stop it, then run the same "
+            "command again."
+        ) from other
+    with locked:
         hold(path.parent)
         try:
             yield

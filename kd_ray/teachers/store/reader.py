@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from kd_ray.core.contracts import TeacherOutput
 from kd_ray.core.targets import IntArray
-from kd_ray.storage import open_seekable
+from kd_ray.storage import open_seekable, shown
 from kd_ray.teachers.store.files import StoreError
 from kd_ray.teachers.store.index import Shard
 from kd_ray.teachers.store.rows import GROUP_ROWS, Encoding, RowGroup, dense_batch, read_group
@@ -50,6 +50,7 @@ class GroupCache:
 
         Raises:
             StoreError: the file cannot be read.
+            StorageError: nor can its address.
         """
         key = (split, teacher, shard, group)
         with self._lock:
@@ -63,8 +64,8 @@ class GroupCache:
                     read = read_group(file, group)
             except (OSError, pa.ArrowException, KeyError) as error:
                 raise StoreError(
-                    f"{path} cannot be read: {error}. Delete the file and run the same `kd-ray "
-                    "infer-teachers` again: only this shard is made anew."
+                    f"{shown(path)} cannot be read: {error}. Delete the file and run the same "
+                    "`kd-ray infer-teachers` again: only this shard is made anew."
                 ) from error
             self._groups[key] = read
             self._bytes += read.num_bytes

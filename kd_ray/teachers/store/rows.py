@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kd_ray.core.contracts import Labels, TeacherOutput
 from kd_ray.core.targets import FloatArray, IntArray
-from kd_ray.storage import open_end
+from kd_ray.storage import StorageError, open_end
 from kd_ray.teachers.store.files import StoreError, write_atomically
 from kd_ray.teachers.store.index import STORE_VERSION, Shard, digest_of
 
@@ -200,11 +200,15 @@ def read_footer(path: Path) -> Footer:
 
     Raises:
         StoreError: it is no complete shard file.
+        StorageError: its address cannot be read.
     """
     try:
         with open_end(path) as source:
             metadata = pq.read_metadata(source)
         footer = Footer(**json.loads((metadata.metadata or {})[_METADATA_KEY]))
+    except StorageError:
+        # Says nothing about the shard, which must not be made anew for it.
+        raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path} is no complete shard of a target store: {error}") from error
     if metadata.num_rows != footer.rows:

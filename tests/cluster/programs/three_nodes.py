@@ -19,14 +19,17 @@ import tiny
 from gated_work import Gate, gated_work, load_and_say_where
 from pool_help import until
 from ray.cluster_utils import Cluster
+from search_help import search_config, write_base
 
 import kd_ray.commands.infer_teachers as infer_command
+import kd_ray.commands.search as search_command
 from kd_ray.cluster import trainer
-from kd_ray.cluster.pool import TeacherPool
+from kd_ray.cluster.pool import PoolAddress, TeacherPool, service
 from kd_ray.cluster.trainer import run_training
 from kd_ray.config.commands import InferTeachersConfig
 from kd_ray.config.load import check
 from kd_ray.evaluation.run_folder import RunFolder, read_json_lines
+from kd_ray.report.search import read_search
 
 MEMORY = 100 << 20
 TEACHERS, STUDENTS = {"kd-ray-role": "teachers"}, {"kd-ray-role": "students"}
@@ -164,6 +167,48 @@ def infer(nodes: ThreeNodes, root: Path) -> dict[str, Any]:
     }
 
 
+def search(nodes: ThreeNodes, root: Path) -> dict[str, Any]:
+    """Two trials side by side on the nodes for students, with one pool on the others."""
+    workers = {"resources_per_worker": {"students": 1}, "label_selector": STUDENTS}
+    base = write_base(root, "placed.yaml", workers=workers)
+    config = search_config(
+        "searched", base,
+        space={"distillation.alpha": {"type": "choice", "values": [0.3, 0.9]}},
+        overrides={"training.epochs": 2},
+        pool={
+            "hosts": 1, "cpus_per_host": 0.5, "cache_mib": 16,
+            "resources_per_host": {"teachers": 1}, "label_selector": TEACHERS,
+        },
+    )  # fmt: skip
+    hosts: list[str] = []
+    up = service.up
+
+    def remember(*arguments: Any, **options: Any) -> PoolAddress:
+        address = up(*arguments, **options)
+        hosts.extend(host.node for host in address.hosts)
+        return address
+
+    service.up = remember
+    try:
+        content = search_command.search(config, root)
+    finally:
+        service.up = up
+    trials = read_search(root, "searched").trials
+    workers_on = [
+        event["node_id"]
+        for trial in trials
+        for event in read_json_lines(trial.folder / "events.jsonl")
+        if event["kind"] == "worker_started"
+    ]
+    return {
+        "states": [trial.state for trial in trials],
+        "winner": content["verdict"]["winner"],
+        "hosts": hosts,
+        "workers_on": workers_on,
+        "teachers": nodes.teachers.node_id,
+    }
+
+
 class InBackground:
     """A call in a thread."""
 
@@ -190,6 +235,7 @@ class InBackground:
 
 COMMANDS: dict[str, Callable[[ThreeNodes, Path], dict[str, Any]]] = {
     "infer": infer,
+    "search": search,
     "train": train,
 }
 

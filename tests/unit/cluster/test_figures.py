@@ -14,7 +14,9 @@ from kd_ray.cluster.metrics import SERIES, HostFigures, PoolFigures, TrainingFig
 from kd_ray.cluster.metrics.series import OTHERS, Instruments, Names, job_label
 from kd_ray.cluster.pool.address import hosts_prefix, place_of
 from kd_ray.teachers.answers import Call
+from kd_ray.teachers.batching.statistics import JobStatistics
 from kd_ray.teachers.cache import Lookups
+from kd_ray.teachers.costs import Costs, JobCost
 from kd_ray.teachers.host import TeacherHost
 from kd_ray.teachers.latency import LatencyHistogram, bin_middles
 
@@ -80,6 +82,25 @@ def test_queries_ask_for_labels_that_their_series_have():
                 assert set(labels.split(", ")) <= tags | of_ray, panel["title"]
             for label in re.findall(r"{{(\w+)}}", target["legendFormat"]) if names else ():
                 assert label in tags, panel["title"]
+
+
+def test_a_chosen_search_shows_figures_of_its_trials():
+    """The choice is of names in counters, one for all trials; gauges have those of runs."""
+    by_name = {series.in_prometheus: series for series in SERIES.values()}
+    queries = [target["expr"] for panel in panels() for target in panel["targets"]]
+    selected = [found for query in queries
+                for found in re.findall(r'(ray_kd_ray_\w+){job=~"([^"]+)"}', query)]  # fmt: skip
+    training = {name for name, series in by_name.items() if series.tags[0] == "job"}
+    assert {name for name, _ in selected} == training
+    for name, pattern in selected:
+        label = str if by_name[name].kind == "gauge" else job_label
+        for chosen, job, shown in (
+            ("demo/search", "demo/search/trials/x-s1", True), ("demo/a", "demo/a", True),
+            ("demo/search", "demo/search2/trials/x-s1", False), ("demo/a", "demo/ab", False),
+            (".*", "demo/search/trials/x-s1", True),
+        ):  # fmt: skip
+            found = re.fullmatch(pattern.replace("$job", chosen), label(job))
+            assert (found is not None) == shown, (name, chosen, job)
 
 
 def test_panels_have_numbers_and_places_of_their_own():
@@ -162,6 +183,67 @@ def test_hundreds_of_teachers_and_jobs_have_few_labels_and_lose_no_counts():
         assert len(found) == most
         assert sum(found.values()) == pytest.approx(total)
         assert any(key[-1] == OTHERS for key in found)
+
+
+def host_status(**changes):
+    return replace(TeacherHost([FakeTeacher(1)]).status, **changes)
+
+
+def test_hundreds_of_trials_are_counted_once():
+    told, costs = Told(), Costs()
+    figures = HostFigures("p", "0", told.instruments(pool="p", host="0"))
+    for trial in range(300):
+        costs.add(f"demo/search/trials/{trial}", JobCost(requests=1000))
+        # Of others', and of a trial that has been moved to the earlier ones.
+        costs.add("demo/student", JobCost(requests=1))
+        costs.add("demo/search/trials/0", JobCost(requests=2))
+        figures.tell(host_status(costs=costs.by_job), {})
+    assert len(costs.by_job) == 256
+    found = {key[-1]: value for key, value in told.values.items() if key[0] == "kd_ray_requests"}
+    assert found["demo/search"] == 300 * 1002
+    assert found["demo/student"] == 300
+    assert sum(found.values()) == 300 * 1003
+
+
+def test_what_jobs_did_before_they_were_added_up_is_not_lost():
+    told, costs = Told(), Costs()
+    figures = HostFigures("p", "0", told.instruments(pool="p", host="0"))
+    for number in range(1000):
+        costs.add(f"job-{number}", JobCost(rows=3))
+        if number % 100 == 99:
+            # Before each look most of what is new has gone.
+            figures.tell(host_status(costs=costs.by_job), {})
+    costs.add("job-0", JobCost(rows=1))
+    for number in range(1000, 1400):
+        costs.add(f"job-{number}", JobCost(rows=3))
+    figures.tell(host_status(costs=costs.by_job), {})
+    found = {key[-1]: value for key, value in told.values.items() if key[0] == "kd_ray_rows"}
+    assert sum(found.values()) == 1400 * 3 + 1
+    assert len(found) == 33
+
+
+def test_a_teacher_that_leaves_and_comes_back_is_counted_once():
+    told = Told()
+    figures = HostFigures("p", "0", told.instruments(pool="p", host="0"))
+    busy_s = dict.fromkeys(range(200), 10.0)
+    for gone in (None, 150, 3, None):
+        here = {index: s for index, s in busy_s.items() if index != gone}
+        figures.tell(host_status(busy_s=here), {})
+    found = {key[-1]: v for key, v in told.values.items() if key[0] == "kd_ray_teacher_seconds"}
+    assert sum(found.values()) == 2000.0
+    assert found[OTHERS] == 720.0
+
+
+def test_waits_of_jobs_are_told_while_others_are_forgotten():
+    told = Told()
+    figures = HostFigures("p", "0", told.instruments(pool="p", host="0"))
+    jobs = {name: JobStatistics() for name in "ab"}
+    for _ in range(5):
+        jobs["a"].waits.record(0.1)
+    figures.tell(host_status(jobs=dict(jobs)), {})
+    jobs["b"].waits.record(0.1)
+    figures.tell(host_status(jobs={"b": jobs["b"].copy()}), {})
+    assert len(told.observed["kd_ray_wait_seconds", "p", "0"]) == 6
 
 
 def test_trials_of_a_search_are_one_job():

@@ -2,8 +2,10 @@
 
 import pytest
 import tiny
+from ray.exceptions import ActorDiedError
 
 from kd_ray.cluster import trainer
+from kd_ray.evaluation.heartbeat import Heartbeat, Work, read_state, this_process
 from kd_ray.evaluation.run_folder import RunFolder
 
 
@@ -27,6 +29,17 @@ def test_workers_take_what_the_configuration_says(started, tmp_path):
     assert scaling.num_workers == 2
     assert scaling.resources_per_worker == {"CPU": 3, "students": 1}
     assert scaling.label_selector == {"kd-ray-role": "students"}
+
+
+def test_lost_workers_are_told_to_the_run_folder(started, tmp_path):
+    run, config = RunFolder(tmp_path, "some"), tiny.train_config("some", workers={"count": 2})
+    run.path.mkdir(parents=True)
+    trainer._trainer(trainer.TrainingJob(config, tmp_path), run)
+    with Heartbeat(run, "train", Work("training"), driver=this_process()):
+        for callback in started["run_config"].callbacks:
+            callback.after_exception(None, {1: OSError("lost"), 0: RuntimeError("first")})
+        assert read_state(run.path).state == "starting"
+        assert read_state(run.path).error == "RuntimeError: first"
 
 
 def test_workers_may_go_anywhere_by_default(started, tmp_path):
@@ -62,3 +75,18 @@ def test_a_run_for_special_nodes_does_not_wait_in_a_private_ray(what, tiny_root,
     )
     with pytest.raises(ValueError, match="submit this as a job"):
         trainer.run_training(config, tiny_root)
+
+
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        # The first worker's collective broke off as the other one died.
+        ({0: RuntimeError("closed by peer"), 1: ActorDiedError()}, "the group: 1 died"),
+        ({0: RuntimeError("closed by peer"), 1: ValueError("bad manifest")}, "bad manifest"),
+        ({0: OSError("no space left"), 1: RuntimeError("closed by peer")}, "no space left"),
+        ({1: RuntimeError("stopped too"), 0: RuntimeError("no quorum")}, "no quorum"),
+        ({}, "the group: 1 died"),
+    ],
+)
+def test_the_cause_of_a_failure_comes_out(failures, expected):
+    assert str(trainer.cause_of(failures, "the group: 1 died")) == expected

@@ -15,10 +15,12 @@ from kd_ray.commands.evaluate import evaluate
 from kd_ray.commands.inspect import inspect
 from kd_ray.commands.prepare import UnusableCorpus, prepare
 from kd_ray.commands.train_teachers import teacher_configs
-from kd_ray.config.commands import DecodeConfig, EvaluateConfig, PrepareConfig, TrainTeachersConfig
+from kd_ray.config.commands import PrepareConfig, TrainTeachersConfig
+from kd_ray.config.evaluation import DecodeConfig, EvaluateConfig
 from kd_ray.config.load import ConfigError, check_as
 from kd_ray.config.load import check as check_config
 from kd_ray.evaluation.system import UnusableSystem, read_teacher_list
+from kd_ray.report.results import read_hypotheses, read_results
 from kd_ray.speech.manifest import ManifestError, Utterance, read_manifest, write_manifest
 
 
@@ -63,6 +65,20 @@ def test_a_second_evaluation_finds_its_results(tiny_root, monkeypatch):
         lambda *arguments, **options: pytest.fail("decoded again"),
     )
     assert evaluate(config, tiny_root) == first
+
+
+def test_an_evaluation_that_was_changed_and_changed_back_agrees_with_its_hypotheses(tiny_root):
+    folder = tiny_root / "runs" / "there-and-back"
+    students = {"students": {"again": "teachers/t0"}}
+    results = []
+    for decoding in ("beam", "attention", "beam"):
+        config = evaluation("there-and-back", systems=students, decoding=decoding)
+        results.append(evaluate(config, tiny_root))
+        (folder / "config.json").unlink()
+    assert results[0]["systems"][0]["scores"] == results[2]["systems"][0]["scores"]
+    hypotheses = read_hypotheses(folder, read_results(folder))
+    assert hypotheses is not None
+    assert hypotheses.decoding == "beam"
 
 
 def test_systems_of_other_tokens_are_refused(tiny_root):

@@ -10,7 +10,7 @@ from kd_ray.commands.check import check
 from kd_ray.commands.evaluate import evaluate
 from kd_ray.commands.pool import pool
 from kd_ray.commands.pool_report import pool_report
-from kd_ray.config.commands import EvaluateConfig
+from kd_ray.config.evaluation import EvaluateConfig
 from kd_ray.config.load import ConfigError, check_as
 from kd_ray.config.pool import PoolConfig
 from kd_ray.core.contracts import Labels

@@ -12,7 +12,7 @@ from yaml_files import CHECKOUT, write_config
 from kd_ray import cli
 from kd_ray.cluster.trainer import run_training
 from kd_ray.commands.status import status
-from kd_ray.evaluation.heartbeat import read_state
+from kd_ray.evaluation.heartbeat import Heartbeat, Work, read_state, this_process
 from kd_ray.evaluation.run_folder import RunFolder, RunFolderError, write_json
 from kd_ray.report.run_status import NoRun
 from kd_ray.teachers.store import TargetStore
@@ -101,6 +101,12 @@ def test_how_full_a_store_is(at_root, capsys):
     assert (found["committed"], found["shards"]) == (0, 9)
 
 
+def test_watching_a_store_that_nobody_fills_comes_to_an_end(at_root, capsys):
+    test_how_full_a_store_is(at_root, capsys)
+    text = shown(capsys, "seen-store", "--watch", "0.02", "--stale-after", "0.1")
+    assert text.count("0 of 9 shards") >= 2
+
+
 def test_a_run_whose_store_cannot_be_read_is_told_of_all_the_same(at_root, capsys):
     folder = at_root / "runs" / "stored"
     store = {"type": "store", "path": "broken-store"}
@@ -123,6 +129,28 @@ def test_nothing_there_is_an_error_with_a_way_out(at_root, capsys):
 def test_watching_ends_with_the_run(at_root, capsys):
     run(tiny.train_config("watched"), at_root)
     assert shown(capsys, "watched", "--watch", "0.01").count("watched: finished") == 1
+
+
+def test_watching_goes_on_while_a_worker_group_is_started_again(at_root, capsys, monkeypatch):
+    config = tiny.train_config("regrouped")
+    folder = RunFolder(at_root, "regrouped").open(config)
+    driver = this_process()
+    with (
+        pytest.raises(RuntimeError),
+        Heartbeat(folder, "train", Work("training", 3, 6), driver=driver),
+    ):
+        raise RuntimeError("Connection closed by peer")
+    waits = []
+
+    def next_group(seconds):
+        waits.append(seconds)
+        with Heartbeat(folder, "train", Work("training", 6, 6), driver=driver):
+            folder.write_summary({"status": "finished"})
+
+    monkeypatch.setattr("kd_ray.commands.status.time.sleep", next_group)
+    text = shown(capsys, "regrouped", "--watch", "7")
+    assert waits == [7.0]
+    assert text.index("regrouped: starting") < text.index("regrouped: finished")
 
 
 def test_a_training_that_cannot_start_says_why_in_its_folder(at_root):

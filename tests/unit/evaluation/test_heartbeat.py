@@ -7,8 +7,17 @@ import threading
 import pytest
 
 from kd_ray.evaluation import heartbeat as module
-from kd_ray.evaluation.heartbeat import Heartbeat, Work, note_end, noted, read_state
+from kd_ray.evaluation.heartbeat import (
+    Heartbeat,
+    Work,
+    note_end,
+    note_restart,
+    noted,
+    read_state,
+    this_process,
+)
 from kd_ray.evaluation.run_folder import RunFolder
+from kd_ray.storage import StorageError
 
 
 @pytest.fixture
@@ -68,9 +77,12 @@ def test_what_else_there_is_to_say_is_asked_at_every_beat(run):
     assert read_state(run.path).more == {"teachers": {"signals": 4}}
 
 
-def test_a_full_disk_stops_nothing_and_is_told_once(run, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    "problem", [OSError(28, "No space left on device"), StorageError("s3://b/r: denied")]
+)
+def test_a_full_disk_stops_nothing_and_is_told_once(run, problem, monkeypatch, caplog):
     def full(path, content):
-        raise OSError(28, "No space left on device")
+        raise problem
 
     monkeypatch.setattr(module, "write_json", full)
     with Heartbeat(run, "train", Work("training")) as beat:
@@ -110,6 +122,44 @@ def test_the_end_of_a_process_that_could_not_say_anything_is_noted(run):
     assert after.work == before.work
 
 
+@pytest.mark.parametrize("error", [RuntimeError("closed by peer"), SystemExit(1)])
+@pytest.mark.parametrize("end", [ValueError("no teachers left"), KeyboardInterrupt()])
+def test_an_error_in_a_worker_group_is_no_end_until_its_driver_says_so(run, error, end):
+    driver = this_process()
+    with (
+        pytest.raises(type(error)),
+        Heartbeat(run, "train", Work("training", 3, 9), driver=driver),
+    ):
+        raise error
+    between = read_state(run.path)
+    assert (between.state, between.driver) == ("starting", driver)
+    assert between.work == Work("restarting", 3, 9)
+    assert type(error).__name__ in between.error
+    note_end(run, "train", end)
+    assert read_state(run.path).work == Work("training", 3, 9)
+    with Heartbeat(run, "train", Work("preparing"), driver=driver):
+        assert read_state(run.path).state == "running"
+        assert read_state(run.path).error is None
+        note_end(run, "train", end)
+        assert type(end).__name__ in read_state(run.path).error
+        assert read_state(run.path).state == (
+            "failed" if isinstance(end, ValueError) else "stopped"
+        )
+
+
+def test_the_restart_of_a_group_whose_first_worker_was_killed_is_noted(run):
+    note_restart(run, RuntimeError("nobody began"))
+    assert read_state(run.path) is None
+    with Heartbeat(run, "train", Work("training", 3, 9), driver=this_process()):
+        note_restart(run, RuntimeError("the actor died"))
+        noted_state = read_state(run.path)
+        assert (noted_state.state, noted_state.work) == ("starting", Work("restarting", 3, 9))
+        assert "the actor died" in noted_state.error
+    # What a worker could say itself stays.
+    note_restart(run, RuntimeError("later"))
+    assert read_state(run.path).error is None
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "running"}', "null"])
 def test_what_cannot_be_read_is_nothing(run, text):
     (run.path / "state.json").write_text(text)
@@ -121,6 +171,19 @@ def test_keys_of_a_later_version_are_passed_over(run):
         pass
     path = run.path / "state.json"
     content = json.loads(path.read_text())
+    driver = this_process()
     content |= {"new": 1, "work": {**content["work"], "newer": 2}}
+    content["driver"] = {"pid": driver.pid, "place": driver.place, "newest": 3}
     path.write_text(json.dumps(content))
     assert read_state(run.path).work == Work("training", 1, 2)
+    assert read_state(run.path).driver == driver
+
+
+def test_what_an_earlier_version_wrote_is_read(run):
+    with Heartbeat(run, "train", Work("training", 1, 2)):
+        pass
+    path = run.path / "state.json"
+    content = json.loads(path.read_text())
+    del content["driver"]
+    path.write_text(json.dumps(content))
+    assert read_state(run.path).driver is None

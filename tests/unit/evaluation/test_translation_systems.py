@@ -11,8 +11,13 @@ from kd_ray.commands.compare import compare
 from kd_ray.commands.decode import decode
 from kd_ray.commands.evaluate import evaluate
 from kd_ray.commands.report import report
-from kd_ray.config.commands import CompareConfig, DecodeConfig, EvaluateConfig, ReportConfig
-from kd_ray.config.evaluation import CascadeSystem
+from kd_ray.config.evaluation import (
+    CascadeSystem,
+    CompareConfig,
+    DecodeConfig,
+    EvaluateConfig,
+    ReportConfig,
+)
 from kd_ray.config.load import ConfigError, check_as
 from kd_ray.evaluation.cascade import Cascade, load_any
 from kd_ray.evaluation.decode import Search

@@ -52,6 +52,15 @@ def test_after_a_resume_the_later_line_of_an_update_counts(tmp_path: Path):
     assert run.train[1]["loss"] == 99.0
 
 
+def test_a_torn_line_of_a_run_leaves_the_rest_of_its_report(tmp_path: Path):
+    folder = write_run(tmp_path, "x", epochs=1, updates=3)
+    for name in ("metrics", "events"):
+        with (folder / f"{name}.jsonl").open("a") as stream:
+            stream.write('{"ki{"kind": "train"}\n')
+    run = read_run(folder, "x", "student")
+    assert [row["update"] for row in run.train] == [1, 2, 3]
+
+
 def test_a_last_line_cut_short_is_left_out_and_a_broken_one_named(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"a": 1}\n{"a": 2}\n{"a"')

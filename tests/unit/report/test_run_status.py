@@ -8,12 +8,15 @@ from dataclasses import asdict, replace
 import pytest
 from rich.console import Console
 
-from kd_ray.evaluation.heartbeat import Heartbeat, RunState, Work, place_of_processes
+from kd_ray.evaluation.heartbeat import Heartbeat, Process, RunState, Work
 from kd_ray.evaluation.run_folder import RunFolder, write_json, write_json_lines
 from kd_ray.report.run_status import find_runs, judge, read_status
 from kd_ray.report.run_status_tables import show_run, show_runs
+from kd_ray.storage import place_of_processes
 
 NOW = 1_000_000.0
+NOBODY = 2**22 + 1
+"""No process has this number."""
 
 
 def state(**changes):
@@ -23,6 +26,12 @@ def state(**changes):
         work=Work("training", 340, 1200, epoch=3, epochs=12), rate=3.1, left_s=277.0,
     )  # fmt: skip
     return replace(known, **changes)
+
+
+def here(pid, driver, **changes):
+    """Of a worker group on this machine."""
+    place = place_of_processes()
+    return state(pid=pid, place=place, driver=Process(driver, place), **changes)
 
 
 def make(root, name="a", *, said=None, summary=None, updates=0, **config):
@@ -62,10 +71,16 @@ def make(root, name="a", *, said=None, summary=None, updates=0, **config):
         (state(state="failed", beat=NOW - 9999), {}, "failed"),
         (state(state="stopped"), {}, "stopped"),
         (state(state="finished"), {}, "unfinished"),
-        (state(place=place_of_processes(), pid=2**22 + 1), {}, "died"),
+        (state(place=place_of_processes(), pid=NOBODY), {}, "died"),
         (state(place=place_of_processes()), {}, "running"),
         # A number on another machine says nothing here.
-        (state(pid=2**22 + 1), {}, "running"),
+        (state(pid=NOBODY), {}, "running"),
+        # A group goes on without each of its workers, as long as there is who starts them.
+        (here(NOBODY, os.getpid()), {}, "running"),
+        (here(os.getpid(), NOBODY), {}, "died"),
+        (here(NOBODY, os.getpid(), state="starting"), {}, "starting"),
+        (here(NOBODY, NOBODY, state="starting"), {}, "died"),
+        (replace(here(NOBODY, 1), driver=Process(NOBODY, "elsewhere")), {}, "running"),
     ],
 )
 def test_the_state_of_a_run(said, summary, expected):
@@ -119,7 +134,7 @@ def test_a_run_at_work_is_told_at_length(tmp_path):
 def test_a_torn_line_and_a_long_file_are_read(tmp_path, monkeypatch):
     folder = make(tmp_path, updates=50)
     with (folder / "metrics.jsonl").open("a") as file:
-        file.write('{"kind": "train", "update": 51')
+        file.write('{"kind": "tr{"kind": "train", "update": 51}\n{"kind": "train", "update": 52')
     monkeypatch.setattr("kd_ray.report.run_status._TAIL_BYTES", 900)
     found = read_status(folder, "a", now=NOW)
     assert found.train["update"] == 50
@@ -143,6 +158,23 @@ def test_the_error_of_a_failed_run_is_told(tmp_path):
     run.write_summary({"status": "finished", "seconds": 65.0})
     found = read_status(run.path, "a")
     assert (found.state, found.error) == ("finished", None)
+
+
+def test_between_two_worker_groups_a_run_is_at_work(tmp_path):
+    make(tmp_path)
+    run, driver = RunFolder(tmp_path, "a"), Process(os.getpid(), place_of_processes())
+    with (
+        pytest.raises(RuntimeError),
+        Heartbeat(run, "distill", Work("training", 3, 9), driver=driver),
+    ):
+        raise RuntimeError("Connection closed by peer")
+    found = read_status(run.path, "a")
+    assert (found.state, found.at_work) == ("starting", True)
+    console = Console(record=True, width=160, file=open(os.devnull, "w"))  # noqa: SIM115
+    show_run(found, console)
+    text = console.export_text()
+    assert "restarting  update 3/9" in text
+    assert "Connection closed by peer" in text
 
 
 def test_runs_are_found_and_checkpoints_are_none(tmp_path):

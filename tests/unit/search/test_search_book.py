@@ -76,6 +76,37 @@ def test_another_base_or_space_in_the_same_folder_is_refused(root):
     opened(search_config(seeds=[1, 2, 3], concurrent=2, fail_fast=True), root)
 
 
+@pytest.mark.parametrize(("before", "after"), [(None, {"hosts": 1}), ({"hosts": 1}, None)])
+def test_a_search_with_and_without_a_pool_of_its_own_are_two(root, before, after):
+    config = search_config(pool=before)
+    book, base = opened(config, root)
+    begun, *_ = grid_of(config)
+    put(book, base, begun, [50], state="unfinished")
+    with pytest.raises(RunFolderError, match=r"teachers elsewhere; .* the section pool"):
+        opened(search_config(pool=after), root)
+    if before is not None:
+        larger = search_config(pool={"hosts": 1, "cache_mib": 8})
+        book, base = opened(larger, root)
+        assert book.begin(begun, base) is not None
+        assert book.trial(begun.key).state == "unfinished"
+
+
+def test_a_search_of_an_older_version_goes_on(root):
+    config = search_config()
+    book, _ = opened(config, root)
+    for name, key in (("config", "fail_fast"), ("base", "workers")):
+        path = book.path / f"{name}.json"
+        content = json.loads(path.read_text())
+        del content[key]
+        path.write_text(json.dumps(content))
+    # Keys that it did not know have their defaults.
+    opened(config, root)
+    assert "workers" in json.loads((book.path / "base.json").read_text())
+    write_base(root, workers={"cpus": 2})
+    with pytest.raises(RunFolderError, match=r"base\.workers\.cpus: 1.0 before, 2.0 now"):
+        opened(config, root)
+
+
 def test_a_trial_s_folder_says_how_to_train_it_alone(root):
     config = search_config("a", pool={"hosts": 1})
     book, base = opened(config, root)

@@ -3,6 +3,7 @@
 import pytest
 from search_help import opened, put, search_config, write_base
 
+from kd_ray.cluster.search import optuna_proposals
 from kd_ray.cluster.search.proposals import proposals_of
 
 SPACE = {
@@ -105,3 +106,34 @@ def test_where_nothing_new_is_left_it_ends(root):
         proposals.ended(put(book, base, proposed, [50.0]))
     assert sorted(found) == [0.2, 0.7]
     assert proposals.left == 0
+
+
+def test_few_settings_are_all_tried_though_optuna_repeats_the_best(root, monkeypatch):
+    # Fifty known ones in a row come of a hundred settings, near their end.
+    monkeypatch.setattr(optuna_proposals, "_REPEATED_PROPOSALS", 2)
+    values = {"type": "choice", "values": [number / 20 for number in range(20)]}
+    space = {"distillation.alpha": values}
+    config = search_config(space=space, algorithm={"type": "optuna", "samples": 20, "startup": 4})
+    book, base = opened(config, root)
+    proposals = proposals_of(config, [])
+    found = []
+    while (proposed := proposals.next()) is not None:
+        alpha = proposed.setting["distillation.alpha"]
+        found.append(alpha)
+        proposals.ended(put(book, base, proposed, [10.0 + 90 * alpha]))
+    assert sorted(found) == values["values"]
+
+
+def test_seeds_that_were_dropped_do_not_reach_optuna(root):
+    config = optuna_search(2, seeds=[1, 2])
+    book, base = opened(config, root)
+    proposals = proposals_of(config, [])
+    good, bad = proposals.next(), proposals.next()
+    put(book, base, good, [30.0])
+    put(book, base, bad, [], state="failed")
+    one_seed = optuna_search(2, seeds=[1])
+    book.open(one_seed, base)
+    proposals = proposals_of(one_seed, book.trials())
+    [known] = proposals._study.get_trials()
+    assert (known.state.name, known.value) == ("COMPLETE", 30.0)
+    assert proposals.left == 1

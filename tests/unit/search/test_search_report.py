@@ -188,6 +188,78 @@ def test_seeds_that_disagree_tell_nothing_apart(root):
     assert found.better is None
 
 
+def with_seeds(root, seeds):
+    """The same search, which asks for other seeds now."""
+    config = search_config(seeds=seeds)
+    opened(config, root)
+    return read_search(root, config.name)
+
+
+def test_a_seed_that_is_not_asked_for_any_more_counts_nowhere(root):
+    second = [[50], [20], ([60], "failed"), [44]]
+    searched(root, [[30], [34], [32], [36], *second], seeds=[1, 2])
+    results = with_seeds(root, [1])
+    # By both seeds it would have been the second setting; the third would not be complete.
+    assert [(each.number, each.mean) for each in results.ranked] == [
+        (1, 30), (3, 32), (2, 34), (4, 36),
+    ]  # fmt: skip
+    assert all(each.deviation is None for each in results.settings)
+    assert [each.status for each in results.ranked] == ["finished"] * 4
+    folder = evaluated(root, results, {1: 30, 2: 34, 3: 60, 4: 36})
+    verdict = verdict_of(results, folder)
+    assert set(verdict.scored) == {1, 2, 3, 4}
+    assert list(verdict.scored[3].by_seed) == [1]
+    assert "over 2 seeds" not in verdict.text
+    assert "seed 2 (" not in search_page(results, verdict)
+    show_search(results, verdict)
+
+
+def test_a_setting_without_a_trial_of_the_seeds_is_not_begun(root):
+    searched(root, CURVES, seeds=[1])
+    results = with_seeds(root, [2])
+    assert [(each.number, each.status) for each in results.settings] == [
+        (number, "not begun") for number in (1, 2, 3, 4)
+    ]
+    show_search(results, verdict_of(results, None))
+
+
+def test_a_setting_that_was_not_decoded_is_compared_by_what_the_text_says(root):
+    results = searched(root, [*CURVES, *CURVES], seeds=[1, 2])
+    folder = evaluated(root, results, {1: 41, 2: 30, 3: 35, 4: 50})
+    content = json.loads((folder / "results.json").read_text())
+    content["systems"] = [
+        each for each in content["systems"] if not each["label"].startswith("setting-3")
+    ]
+    write_json(folder / "results.json", content)
+    assert "differ by \N{MINUS SIGN}5.00 (token error rate, %, attention;" in (
+        verdict_of(results, folder).text
+    )
+
+
+@pytest.mark.parametrize(
+    ("unit", "named"),
+    [("phones", "phone"), ("words", "word"), ("characters", "character"),
+     ("sentencepiece", "token")],
+)  # fmt: skip
+def test_the_score_is_named_by_what_validation_counts(root, unit, named):
+    data = {"train": "t", "valid": "v", "tokens": "k", "column": "transcript"}
+    write_base(root, data=data)
+    config = search_config()
+    book, base = opened(config, root)
+    book.open(config, base, unit)
+    title = read_search(root, config.name).measure.title
+    assert title == f"{named} error rate, %, attention"
+
+
+def test_incomplete_settings_are_in_the_order_of_what_the_table_shows(root):
+    first = [[30], ([70], "stopped"), ([50], "stopped"), ([60], "stopped")]
+    second = [[31], ([40], "stopped"), ([51], "stopped"), ([59], "stopped")]
+    results = searched(root, [*first, *second], seeds=[1, 2])
+    verdict = verdict_of(results, None)
+    shown = [setting_row(results, each, verdict)[3] for each in results.settings]
+    assert shown == ["30.50 ± 0.71", "(40.00)", "(50.00)", "(59.00)"]
+
+
 def test_no_complete_setting_means_no_winner(root):
     results = searched(root, [([60], "stopped")] * 3 + [([], "failed")])
     verdict = verdict_of(results, None)
@@ -238,6 +310,21 @@ def test_teacher_work_is_laid_to_the_axis_that_cost_it(root):
     assert "1,800 were computed (45.0 %, 6 s" in text
     assert "cost teacher work again: teachers.strategy (40 %)" in text
     assert "cost no teacher work: distillation.alpha" in text
+
+
+def test_another_seed_is_another_difference(root):
+    config = search_config(space={"distillation.alpha": {"type": "choice", "values": [0.3, 0.9]}},
+                           seeds=[1, 2])  # fmt: skip
+    book, base = opened(config, root)
+    first, _, _, last = grid_of(config)
+    for moment, (proposed, known) in enumerate([(first, 0), (last, 0)]):
+        put(book, base, proposed, [50.0], work=TeacherWork(100, known, 1.0))
+        path = book.path / "trials" / proposed.key / "trial.json"
+        note = json.loads(path.read_text())
+        write_json(path, note | {"started": 10.0 * moment, "ended": 10.0 * moment + 9})
+    [effect] = axis_effects(read_search(root, config.name))
+    assert (first.seed, last.seed) == (1, 2)
+    assert effect.computed_share is None
 
 
 @pytest.mark.parametrize(

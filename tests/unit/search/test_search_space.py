@@ -6,17 +6,20 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from search_help import SPACE, search_config, write_base
+from search_help import BASE, SPACE, search_config, write_base
 
-from kd_ray.cluster.search.resources import needs_of, private_cpus, slots
+from kd_ray.cluster.search.resources import needs_of, private_cpus, shortage, slots
 from kd_ray.cluster.search.space import (
     check_space,
     digest_of,
     listed_settings,
+    longest_epochs,
     read_base,
     trial_config,
 )
 from kd_ray.config.load import ConfigError, check
+
+TRAIN = {key: BASE[key] for key in ("name", "data", "model", "training")} | {"command": "train"}
 
 
 @pytest.fixture
@@ -139,11 +142,86 @@ def test_a_space_that_fits_is_accepted(root):
     check_space(drawn, read_base(drawn, root))
 
 
+def test_a_section_above_a_fixed_key_cannot_change_it_either(root):
+    (root / "train.yaml").write_text(yaml.safe_dump(TRAIN))
+    text = refused(
+        root,
+        base="train.yaml",
+        space={
+            "training": listed({"select_by": "attention"}, {"select_by": "ctc"}, {"seed": 4}),
+            "data": listed({"valid": "data/valid.parquet"}, {"valid": "b"}, {"tokens": "c"}),
+        },
+    )
+    assert 'space.training, value {"select_by": "ctc"}:' in text
+    assert 'training.select_by: "ctc" here, "attention" in the base' in text
+    assert "training.seed: cannot be searched over; give seeds beside the space" in text
+    assert 'data.valid: "b" here' in text
+    assert 'data.tokens: "c" here, "data/tokens.json" in the base' in text
+    assert text.count("space.") == 4
+
+
+def test_the_limits_of_a_setting_go_with_it_into_the_search_s_pool(root):
+    source = {"type": "pool", "hosts": 2}
+    write_base(root, "pooled.yaml", teachers={"list": "teachers.txt", "source": source})
+    space = {"teachers.source.quorum": listed(0.5, 1.0)}
+    config = search_config("a", "pooled.yaml", space, pool={"hosts": 1})
+    base = read_base(config, root)
+    check_space(config, base)
+    quorums = [
+        trial_config(base, setting, name="x", seed=1).teachers.source.quorum
+        for setting in listed_settings(config)
+    ]
+    assert quorums == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "message"),
+    [
+        ("teachers.source.hosts", (1, 2), "teachers.source.hosts: 1 here, 2 in the base"),
+        ("teachers.source", ({"type": "local"},), 'source.type: "local" here, "pool" in the base'),
+        ("teachers", ({"source": {"cache_mib": 5}},), "teachers.source.cache_mib: 5.0 here"),
+    ],
+)
+def test_where_teachers_are_cannot_be_searched_over_with_a_pool(root, key, values, message):
+    source = {"type": "pool", "hosts": 2}
+    write_base(root, "pooled.yaml", teachers={"list": "teachers.txt", "source": source})
+    space = {key: listed(*values)}
+    text = refused(root, base="pooled.yaml", space=space, pool={"hosts": 1})
+    assert message in text
+    assert "set it in the section pool" in text
+    assert text.count("space.") == 1
+    alone = search_config(base="pooled.yaml", space=space)
+    check_space(alone, read_base(alone, root))
+
+
+@pytest.mark.parametrize(
+    ("space", "longest"),
+    [
+        ({"distillation.alpha": listed(0.1)}, 4),
+        ({"training.epochs": listed(2, 16)}, 16),
+        ({"training": listed({"epochs": 9}, {"optimizer": {"lr": 0.1}})}, 9),
+        ({"training.epochs": {"type": "randint", "low": 1, "high": 30}}, 30),
+    ],
+)
+def test_the_longest_trial_is_known_in_advance(root, space, longest):
+    config = search_config(space=space, algorithm={"type": "random", "samples": 2})
+    assert longest_epochs(config, read_base(config, root)) == longest
+
+
+@pytest.mark.parametrize("name", ["cpus", "gpus"])
+def test_what_a_worker_group_takes_is_said_by_the_base(root, name):
+    write_base(root, "group.yaml", workers={"count": 2})
+    config = search_config(base="group.yaml", **{f"{name}_per_trial": 2})
+    with pytest.raises(ConfigError, match=rf"{name}_per_trial.*workers\.{name} in overrides"):
+        read_base(config, root)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"space": {"training.seed": listed(1, 2)}}, "training.seed.*give seeds beside the space"),
         ({"space": {"data.valid": listed("a", "b")}}, "data.valid: this key cannot be searched"),
+        ({"space": {"data.tokens": listed("a", "b")}}, "data.tokens: .* errors in one unit"),
         ({"space": {"a": listed(1, 1)}}, "values must differ"),
         ({"space": {"a": {"type": "uniform", "low": 2, "high": 1}}}, "low must be below high"),
         ({"space": {"a": {"type": "uniform", "low": 0, "high": 1}}}, "'grid' tries every value"),
@@ -227,6 +305,28 @@ def test_trials_at_a_time_follow_the_resources_with_teachers_counted(
     config = search_config(base="sized.yaml", **changes)
     needs = needs_of(config, read_base(config, root))
     assert slots(config, needs, cluster) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "workers", "cluster", "lacks"),
+    [
+        ({}, {}, {"CPU": 1}, None),
+        ({}, {"gpus": 1}, {"CPU": 4}, "a trial takes 1 GPU, there are 0"),
+        ({"concurrent": 3}, {"cpus": 8}, {"CPU": 4}, "a trial takes 8 CPU, there are 4"),
+        (
+            {"pool": {"gpus_per_host": 1}}, {"gpus": 1}, {"CPU": 9, "GPU": 1},
+            "a trial takes 1 GPU and the pool 1, there are 1",
+        ),
+        (
+            {"pool": {"gpus_per_host": 1}}, {}, {"CPU": 9},
+            "a trial takes 0 GPU and the pool 1, there are 0",
+        ),
+    ],
+)  # fmt: skip
+def test_a_search_that_cannot_fit_says_what_lacks(root, changes, workers, cluster, lacks):
+    write_base(root, "sized.yaml", workers=workers)
+    config = search_config(base="sized.yaml", **changes)
+    assert shortage(needs_of(config, read_base(config, root)), cluster) == lacks
 
 
 def test_a_private_ray_holds_what_was_asked_for(root):

@@ -1,6 +1,7 @@
 """Audio inside tar shards is the same audio, sample by sample, and others can read the shards."""
 
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,17 @@ def test_packed_audio_is_equal_sample_by_sample(rows, tmp_path):
     assert packed[7].audio == packed[8].audio, "segments share the piece of their recording"
     settings = {"column": None, "frames_for": None, "read_audio": True, "checks": AudioChecks()}
     assert not check_rows(packed[:9], root=tmp_path, tokens=None, **settings)
+
+
+def test_members_of_audio_at_an_address_are_named_without_its_settings(rows, far):
+    for row in rows[:2]:
+        far.write(row.audio, (far.folder.parent / row.audio).read_bytes())
+    settings = "?region=eu&endpoint_override=minio.example:9000"
+    there = [replace(row, audio=f"file://{far.folder}/{row.audio}{settings}") for row in rows[:2]]
+    pack(there, far.folder.parent)
+    (shard,) = (far.folder.parent / "shards").iterdir()
+    with tarfile.open(shard) as tar:
+        assert tar.getnames() == ["u_0.flac", "u_0.txt", "u_1.wav", "u_1.txt"]
 
 
 def test_shards_have_the_size_asked_for(rows, tmp_path):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,45 @@ def test_the_least_recently_used_files_leave(far):
     assert here(paths) == [True, False, True, True, False]
     assert cache.the_cache().bytes() <= 10 * 1024
     assert storage.fetch(paths[1]).stat().st_size == 3000
+
+
+def test_what_was_asked_for_while_others_leave_stays(far, monkeypatch):
+    """A cleaner first lists what was not used for long, and then takes its time."""
+    far.small_cache(kib=100)
+    paths = [far.write(f"audio/{number}.wav", bytes(3000)) for number in range(4)]
+    for path in paths:
+        storage.fetch(path)
+    the_cache = cache.the_cache()
+    the_cache.bound_bytes = 6000
+    is_pinned, asked = the_cache._is_pinned, []
+
+    def meanwhile(path, found):
+        if not asked:
+            asked.append(storage.fetch(paths[1]))
+        return is_pinned(path, found)
+
+    monkeypatch.setattr(the_cache, "_is_pinned", meanwhile)
+    the_cache.shrink()
+    assert here(paths) == [False, True, False, True]
+    assert all(the_cache.used(local_path(path)) == path.exists() for path in map(local_path, paths))
+
+
+def test_a_file_that_leaves_while_it_is_asked_for_is_brought_again(far, monkeypatch):
+    far.small_cache(kib=100)
+    path = far.write("audio/0.wav", bytes(3000))
+    storage.open_file(path).close()
+    the_cache = cache.the_cache()
+    known, gone = the_cache.known, []
+
+    def then_gone(asked):
+        found = known(asked)
+        if not gone:
+            gone.append(asked)
+            assert the_cache._evict(asked, time.time())
+        return found
+
+    monkeypatch.setattr(the_cache, "known", then_gone)
+    assert storage.fetch(path).stat().st_size == 3000
 
 
 def test_a_file_that_is_open_can_be_read_to_its_end(far):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import pytest
 
 from kd_ray import storage
 from kd_ray.config.places import address_of, local_path
-from kd_ray.storage import StorageError, lease
+from kd_ray.storage import StorageError, lease, remote
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -78,6 +79,19 @@ def test_a_lease_of_another_node_ends_with_its_last_sign_of_life(far, age_s, fre
             storage.hold(folder)
 
 
+def test_processes_of_another_container_are_not_looked_for_in_this_one(far):
+    """Both may have the machine's name; each numbers its processes for itself."""
+    folder = local_path(far.root / "runs/a")
+    there = {**lease._me(), "process": 2**22 + 1, "token": "x", "time": time.time()}
+    assert there["place"], "this system tells name spaces apart"
+    far.write(f"runs/a/{lease.NAME}", json.dumps({**there, "place": there["place"] + "1"}))
+    with pytest.raises(StorageError, match="is being written by"):
+        storage.hold(folder)
+    far.write(f"runs/a/{lease.NAME}", json.dumps(there))
+    storage.hold(folder)
+    storage.release(folder)
+
+
 def test_who_was_taken_over_stops_writing(far):
     folder = local_path(far.root / "runs/a")
     storage.hold(folder)
@@ -88,3 +102,136 @@ def test_who_was_taken_over_stops_writing(far):
         storage.require(folder)
     storage.release(folder)
     assert (far.folder / "runs/a" / lease.NAME).exists(), "the other one's lease stays"
+
+
+def left_by_another_node(far, age_s):
+    """A lease as the dead process of another node left it; the folder that it is of."""
+    theirs = {"token": "x", "time": time.time() - age_s, "host": "elsewhere", "process": 7}
+    far.write(f"runs/a/{lease.NAME}", json.dumps(theirs))
+    return local_path(far.root / "runs/a")
+
+
+def test_restarted_work_waits_until_its_dead_process_counts_as_dead(far, monkeypatch):
+    monkeypatch.setattr(lease, "_POLL_S", 0.02)
+    folder = left_by_another_node(far, lease.EXPIRE_S - 0.3)
+    with storage.waiting_to_hold():
+        storage.hold(folder)
+    storage.release(folder)
+    folder = left_by_another_node(far, lease.EXPIRE_S - 0.3)
+    with pytest.raises(storage.LeaseHeld) as refused:
+        storage.hold(folder)
+    # Ray brings it from the task to the command.
+    assert pickle.loads(pickle.dumps(refused.value)).sign == refused.value.sign
+
+
+def test_restarted_work_does_not_wait_for_a_writer_that_lives(far, monkeypatch):
+    polls = []
+
+    def renewed_meanwhile(seconds):
+        polls.append(seconds)
+        left_by_another_node(far, 0.0)
+
+    monkeypatch.setattr(lease.time, "sleep", renewed_meanwhile)
+    folder = left_by_another_node(far, 10.0)
+    with storage.waiting_to_hold(), pytest.raises(storage.LeaseHeld, match="process 7"):
+        storage.hold(folder)
+    assert len(polls) == 1
+
+
+def slept(folder):
+    """As if this process had not run for long enough to be believed dead."""
+    held = lease._held[os.getpid(), address_of(folder)]
+    held.written -= lease.EXPIRE_S + 1
+    return held
+
+
+@pytest.mark.parametrize("renewed_first", [True, False])
+def test_who_slept_finds_that_its_successor_came_and_went(far, renewed_first):
+    folder = local_path(far.root / "runs/a")
+    storage.hold(folder)
+    held = slept(folder)
+    # The successor has written, and removed its own lease when it was done.
+    far.write("runs/a/model", "newer")
+    (far.folder / "runs/a" / lease.NAME).unlink()
+    if renewed_first:
+        lease.renew(held)
+    folder.mkdir(parents=True)
+    (folder / "model").write_text("older")
+    with pytest.raises(StorageError, match="taken over by another process, which has ended since"):
+        storage.publish(folder / "model")
+    assert (far.folder / "runs/a/model").read_text() == "newer"
+    storage.publish(far.write("runs/ab", "not below it"))
+    storage.release(folder)
+    assert not (far.folder / "runs/a" / lease.NAME).exists()
+
+
+def test_who_slept_unnoticed_goes_on_with_a_new_sign_of_life(far):
+    folder = local_path(far.root / "runs/a")
+    storage.hold(folder)
+    held = slept(folder)
+    storage.require(folder)
+    assert not held.silent
+    storage.release(folder)
+
+
+def test_a_lease_that_was_removed_by_hand_is_written_again(far):
+    folder = local_path(far.root / "runs/a")
+    storage.hold(folder)
+    (far.folder / "runs/a" / lease.NAME).unlink()
+    lease.renew(lease._held[os.getpid(), address_of(folder)])
+    assert (far.folder / "runs/a" / lease.NAME).exists()
+    storage.release(folder)
+
+
+class Unsteady:
+    """A file system that fails when a file is opened for reading, as often as told."""
+
+    def __init__(self, system, errors):
+        self._system = system
+        self.errors = errors
+
+    def open_input_stream(self, path):
+        if self.errors:
+            raise self.errors.pop(0)
+        return self._system.open_input_stream(path)
+
+    def __getattr__(self, name):
+        return getattr(self._system, name)
+
+
+@pytest.fixture
+def unsteady(far, monkeypatch):
+    """Errors that are put into it are raised by the next openings."""
+    errors, file_system = [], remote.file_system
+
+    def opened(address):
+        system, path = file_system(address)
+        return Unsteady(system, errors), path
+
+    monkeypatch.setattr(remote, "file_system", opened)
+    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
+    return errors
+
+
+@pytest.mark.parametrize(
+    "text", ["AWS Error NETWORK_CONNECTION during GetObject operation: curlCode: 56", "odd"]
+)
+def test_an_error_while_a_lease_is_read_does_not_end_its_renewing(far, unsteady, text):
+    folder = local_path(far.root / "runs/a")
+    storage.hold(folder)
+    mine = lease._held[os.getpid(), address_of(folder)]
+    before = json.loads((far.folder / "runs/a" / lease.NAME).read_text())["time"]
+    unsteady.append(OSError(text))
+    lease.renew(mine)
+    lease.renew(mine)
+    assert not unsteady
+    assert json.loads((far.folder / "runs/a" / lease.NAME).read_text())["time"] > before
+    storage.release(folder)
+
+
+def test_a_small_file_is_asked_for_again_when_its_reading_fails(far, unsteady):
+    path = far.write("runs/a/events.jsonl", "1")
+    unsteady.append(OSError("AWS Error NETWORK_CONNECTION during GetObject operation"))
+    assert storage.peek(path) == b"1"
+    unsteady.append(FileNotFoundError("removed a moment ago"))
+    assert storage.peek(path) is None

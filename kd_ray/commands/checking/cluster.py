@@ -1,8 +1,12 @@
 """What `kd-ray check` finds out about the cluster that a run is to go to."""
 
 import os
+from dataclasses import replace
+from pathlib import Path
 
 from kd_ray.cluster.room import Wish
+from kd_ray.cluster.search.resources import needs_of
+from kd_ray.cluster.search.space import read_base
 from kd_ray.config.base import Section
 from kd_ray.config.commands import (
     DistillConfig,
@@ -12,8 +16,11 @@ from kd_ray.config.commands import (
 )
 from kd_ray.config.pool import PoolConfig
 from kd_ray.config.recipes import RecipeConfig, StudyConfig
+from kd_ray.config.search import SearchConfig
 from kd_ray.config.sources import HostSettings, PoolSource
 from kd_ray.config.training import Training, Workers
+
+_HOSTS = "teacher hosts"
 
 
 def named_cluster() -> str | None:
@@ -22,13 +29,13 @@ def named_cluster() -> str | None:
     return None if address in ("", "local") else address
 
 
-def check_cluster(config: Section, address: str | None) -> tuple[list[str], list[str]]:
+def check_cluster(config: Section, address: str | None, root: Path) -> tuple[list[str], list[str]]:
     """Problems and notes: versions and resources of the cluster at `address`.
 
     Raises:
         ValueError: the cluster cannot be joined.
     """
-    wishes = wishes_of(config)
+    wishes = wishes_of(config, root)
     if address is None:
         return [
             f"{wish}: custom resources and labels are those of a cluster's nodes; name the cluster "
@@ -42,7 +49,7 @@ def check_cluster(config: Section, address: str | None) -> tuple[list[str], list
     return compared.problems, compared.notes
 
 
-def wishes_of(config: Section) -> list[Wish]:
+def wishes_of(config: Section, root: Path) -> list[Wish]:
     """What a command reserves on a cluster, all at the same time.
 
     Of commands that take what they find (teachers' trainings, inference), the least that they
@@ -68,6 +75,8 @@ def wishes_of(config: Section) -> list[Wish]:
             wishes.append(Wish("inference actors", 1, resources, labels, most))
         case PoolConfig():
             wishes.append(_hosts(config.hosts))
+        case SearchConfig():
+            wishes += _search_wishes(config, root)
         case RecipeConfig():
             wishes.append(_tasks(max(step.parallel for step in config.steps)))
         case StudyConfig():
@@ -95,6 +104,21 @@ def notes_of_changes(workers: Workers, training: Training) -> list[str]:
     return notes
 
 
+def _search_wishes(config: SearchConfig, root: Path) -> list[Wish]:
+    """The pool of all trials, and one trial: more of them run as far as there is room."""
+    base = read_base(config, root)
+    each = _worker_wishes(base.config.workers)
+    if not base.config.workers.grouped:
+        each = [Wish("trials", 1, needs_of(config, base).reserved)]
+    if config.pool is not None:
+        shared = [_hosts(config.pool)]
+    else:
+        shared = []
+        each += [wish for wish in wishes_of(base.config, root) if wish.what == _HOSTS]
+    trials = config.concurrent or 1
+    return shared + [replace(wish, count=trials * wish.count, most=None) for wish in each]
+
+
 def _worker_wishes(workers: Workers) -> list[Wish]:
     # One worker without a GPU runs in the process of the command, which reserves nothing.
     return [_workers(workers, "training workers")] if workers.grouped or workers.gpus else []
@@ -108,7 +132,7 @@ def _workers(workers: Workers, what: str) -> Wish:
 
 def _hosts(hosts: HostSettings) -> Wish:
     resources = {"CPU": hosts.cpus_per_host, "GPU": hosts.gpus_per_host} | hosts.resources_per_host
-    return Wish("teacher hosts", hosts.hosts, resources, hosts.label_selector)
+    return Wish(_HOSTS, hosts.hosts, resources, hosts.label_selector)
 
 
 def _tasks(count: int) -> Wish:

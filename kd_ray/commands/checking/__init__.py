@@ -1,0 +1,1 @@
+"""The parts of `kd-ray check`: what each kind of command would read."""
