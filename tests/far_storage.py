@@ -25,7 +25,10 @@ class Far:
 
     def other_node(self) -> None:
         """An empty cache, as another node has one."""
-        number = len(list(self.folder.parent.glob("cache-*")))
+        self.node(len(list(self.folder.parent.glob("cache-*"))))
+
+    def node(self, number: int) -> None:
+        """The cache of a node, counted from 0."""
         self.patch.setenv("KD_RAY_CACHE", str(self.folder.parent / f"cache-{number}"))
         cache.the_cache()
 

@@ -7,6 +7,10 @@
 # and =students, and custom resources of these names). Submitted from the checkout, whose folder and
 # whose .venv all nodes see under one path; KD_RAY_ROOT is that folder unless it is set. A job that is
 # requeued, or submitted again, goes on from its last checkpoint.
+#
+# A single worker trains in the process of the command, on the first node, and uses a GPU there that Ray
+# may have given to a host. Give it `workers.label_selector: {kd-ray-role: students}`, which makes it a
+# worker group.
 #SBATCH --job-name=kd-ray
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

@@ -15,7 +15,8 @@ from typing import Any, cast
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from kd_ray.cluster.room import GROUP_LABEL, Node, Wish, room_for, shortages
+from kd_ray.cluster.actors import as_many_as_fit
+from kd_ray.cluster.room import Wish
 from kd_ray.config.places import local_path
 from kd_ray.teachers.inference import InferenceJob, LoadTeachers, ShardRecord, ShardScorer
 from kd_ray.teachers.store import StoreError, TargetStore
@@ -146,7 +147,7 @@ def run_offline(
             job = replace(job, device="cuda" if gpus_per_actor else "cpu")
             each = {"CPU": cpus_per_actor, "GPU": gpus_per_actor, **resources_per_actor}
             wish = Wish("actors", min(actors, len(items)), each, label_selector)
-            size = _pool_size(wish)
+            size = as_many_as_fit(wish)
             attempts = local_path(job.store) / _ATTEMPTS_FOLDER
             shutil.rmtree(attempts, ignore_errors=True)
             # Marks of an earlier run, which another node may still have, do not count.
@@ -269,29 +270,6 @@ def _records(answer: dict[str, Any]) -> list[ShardRecord]:
             record.split, record.shard, record.teacher, record.rows, record.seconds,
         )  # fmt: skip
     return records
-
-
-def _pool_size(wish: Wish) -> int:
-    """As many actors as wanted, but no more than the cluster has room for."""
-    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    nodes = [
-        Node(node["NodeID"], dict(node["Resources"]), dict(node["Labels"]))
-        for node in found
-        if node["Alive"]
-    ]
-    room = room_for(wish, nodes)
-    if room < wish.count and any(GROUP_LABEL in node.labels for node in nodes):
-        logger.info("%d actors, room for %d: the autoscaler may start nodes", wish.count, room)
-        return wish.count
-    if room < 1:
-        (why,) = shortages([wish], nodes)
-        raise ValueError(
-            f"{why}; lower cpus_per_actor or gpus_per_actor, leave out resources_per_actor or "
-            "label_selector, or start Ray with more"
-        )
-    if room < wish.count:
-        logger.warning("%d actors were asked for, the cluster has room for %d", wish.count, room)
-    return room
 
 
 @contextmanager

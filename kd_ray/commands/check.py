@@ -10,6 +10,7 @@ from kd_ray.commands.checking.findings import Findings
 from kd_ray.commands.checking.models import (
     check_decode,
     check_evaluate,
+    check_generate,
     check_prepare,
     check_train,
     check_train_teachers,
@@ -26,6 +27,7 @@ from kd_ray.config.commands import (
     TrainTeachersConfig,
 )
 from kd_ray.config.evaluation import DecodeConfig, EvaluateConfig
+from kd_ray.config.generation import TranscribeConfig, TranslateConfig
 from kd_ray.config.pool import PoolConfig
 from kd_ray.config.recipes import RecipeConfig, StudyConfig
 from kd_ray.config.search import SearchConfig
@@ -73,6 +75,8 @@ _CHECKS: dict[type[Section], Callable[[Any, Path, Findings], None]] = {
     InferTeachersConfig: check_infer,
     EvaluateConfig: check_evaluate,
     DecodeConfig: check_decode,
+    TranscribeConfig: check_generate,
+    TranslateConfig: check_generate,
     RecipeConfig: check_recipe,
     StudyConfig: check_study,
     SearchConfig: check_search,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from kd_ray.commands.decoders import decoders
 from kd_ray.config.evaluation import DecodeConfig
 from kd_ray.evaluation.cascade import load_any
 from kd_ray.evaluation.decode import Search, decode_utterances
@@ -29,10 +30,14 @@ def decode(config: DecodeConfig, root: Path) -> list[dict[str, Any]]:
     search = Search((config.decoding,), config.beam_size, config.length_penalty, config.max_tokens)
     # Hypotheses that are printed must not have lines of progress between them.
     lines = config.output is not None
-    with progress("decoding", "utterances", len(utterances), lines=lines) as task:
+    with (
+        progress("decoding", "utterances", len(utterances), lines=lines) as task,
+        decoders(config, root) as decoder_of,
+    ):
         hypotheses = decode_utterances(
-            system, utterances, root, config.batch_size, search, task.advance
-        )
+            system, utterances, root, config.batch_size, search, task.advance,
+            decoder_of(config.system, system, config.reads_column),
+        )  # fmt: skip
         by_id = {hypothesis.utterance_id: hypothesis for hypothesis in hypotheses}
     rows: list[dict[str, Any]] = []
     for utterance in utterances:

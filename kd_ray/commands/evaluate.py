@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from kd_ray.commands.decoders import DecoderOf, decoders
 from kd_ray.config.evaluation import CascadeSystem, EvaluateConfig, Head
 from kd_ray.config.strategies import TrustTable
 from kd_ray.core.translation_scores import REPORTED, TITLES, signature
 from kd_ray.evaluation.cascade import AnySystem, Cascade, load_any
-from kd_ray.evaluation.decode import Search, greedy_heads
+from kd_ray.evaluation.decode import BatchDecoder, Search, greedy_heads
 from kd_ray.evaluation.heartbeat import Heartbeat, Work
 from kd_ray.evaluation.run_folder import RunFolder, write_json, write_json_lines
 from kd_ray.evaluation.score import real_time_factor, score_split, split_scores
@@ -66,10 +67,13 @@ def _evaluate(config: EvaluateConfig, root: Path, run: RunFolder) -> dict[str, A
     with (
         Heartbeat(run, "evaluate", Work("decoding", 0, total, "utterances")) as heartbeat,
         progress("decoding", "utterances", total) as task,
+        decoders(config, root) as decoder_of,
     ):
         told = _Told(heartbeat, task, total, each)
         for entry in entries:
-            results["systems"].append(_score(config, root, run, splits, entry, paces, told))
+            results["systems"].append(
+                _score(config, root, run, splits, entry, paces, told, decoder_of)
+            )
         write_json(run.path / "results.json", results)
         _write_trust(run, results)
         run.write_summary({"name": config.name, "command": "evaluate", "status": "finished"})
@@ -207,6 +211,7 @@ def _score(
     entry: Entry,
     paces: dict[str, float | None],
     told: _Told,
+    decoder_of: DecoderOf,
 ) -> dict[str, Any]:
     system = _load(config, root, entry)
     cached = run.path / "systems" / f"{_key(config, splits, entry, system)}.json"
@@ -232,8 +237,9 @@ def _score(
     }
     if isinstance(system, Cascade):
         row["asr_folder"] = folders[0]
+    elsewhere = decoder_of(entry.place, system, config.reads_column)
     for name, utterances in splits.items():
-        scores, lines = _score_split(config, root, system, utterances, told)
+        scores, lines = _score_split(config, root, system, utterances, told, elsewhere)
         write_json_lines(hypotheses_path(run.path, name, entry.label), lines)
         row["scores"][name] = scores
     last = list(splits)[-1]
@@ -291,6 +297,7 @@ def _score_split(
     system: AnySystem,
     utterances: list[Utterance],
     told: _Told,
+    elsewhere: BatchDecoder | None,
 ) -> tuple[dict[str, Any], Any]:
     """Scores and a line for each utterance."""
     if config.translates:
@@ -304,6 +311,7 @@ def _score_split(
             protocol=config.protocol,
             tokenizer=config.bleu_tokenizer,
             on_decoded=told.decoded,
+            elsewhere=elsewhere,
         )
         return translation_scores(translated), translated.rows
     model = system.mt.model if isinstance(system, Cascade) else system.model
@@ -316,6 +324,7 @@ def _score_split(
         batch_size=config.batch_size,
         search=_search(config, heads if config.decoding in heads else (*heads, config.decoding)),
         on_decoded=told.decoded,
+        elsewhere=elsewhere,
     )
     return split_scores(counted), counted.rows
 

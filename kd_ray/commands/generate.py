@@ -5,10 +5,11 @@ are all this: one manifest in, another out, joined by utterance id.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kd_ray.commands.decoders import decoders
 from kd_ray.config.generation import TranscribeConfig, TranslateConfig
 from kd_ray.core.scores import count_errors
 from kd_ray.core.translation_scores import (
@@ -16,18 +17,18 @@ from kd_ray.core.translation_scores import (
     count_translations,
     nearest_to_reference,
 )
-from kd_ray.evaluation.cascade import load_any
-from kd_ray.evaluation.decode import Hypothesis, Search, decode_utterances
+from kd_ray.evaluation.cascade import AnySystem, load_any
+from kd_ray.evaluation.decode import Hypothesis, Search, batches_of_inputs, decode_batches
+from kd_ray.evaluation.kept_texts import kept_texts
 from kd_ray.report.progress import progress
 from kd_ray.speech.joining import (
     Joined,
-    mix_columns,
+    drawn,
     read_generate_log,
     replace_column,
     without,
 )
-from kd_ray.speech.manifest import Utterance, read_manifest, write_manifest
-from kd_ray.speech.tokens import Tokens
+from kd_ray.speech.manifest import Utterance, manifest_digest, read_manifest, write_manifest
 from kd_ray.storage import fetch
 
 logger = logging.getLogger(__name__)
@@ -96,10 +97,14 @@ def _generate(config: TranscribeConfig | TranslateConfig, root: Path) -> Generat
     joined = replace_column(rows, texts, column, keep_old_as=config.keep_old_as)
     new, mixed = joined.rows, joined.replaced
     if config.share < 1.0:
-        new, mixed = mix_columns(rows, joined.rows, column, share=config.share, seed=config.seed)
+        some = drawn(texts, share=config.share, seed=config.seed)
+        mix = replace_column(rows, some, column, keep_old_as=config.keep_old_as)
+        new, mixed = mix.rows, mix.replaced
     left_out = 0
     if config.empty == "leave_out":
-        kept = without(new, joined.empty)
+        # Of a mix, a row whose new text is empty has its old one.
+        empty = {row.id for row in new if not (row.text(column) or "").strip()}
+        kept = without(new, empty & set(joined.empty))
         left_out, new = len(new) - len(kept), kept
     output = root / config.output
     write_manifest(output, new)
@@ -133,44 +138,80 @@ def _texts(
     if config.log is not None:
         log = read_generate_log(fetch(root / config.log))
         return log.texts([row.id for row in rows], config.log_lines)
+    found = _decoded(config, rows, root)
+    if choice is not None:
+        return _nearest(config, rows, found, choice)
+    return {name: best for name, (best, *_) in found.items()}
+
+
+def hypotheses_folder(config: TranscribeConfig | TranslateConfig, root: Path) -> Path:
+    """Where a system's texts are kept, beside the manifest that is made of them."""
+    output = root / config.output
+    return output.with_name(output.name.removesuffix(".parquet") + ".hypotheses")
+
+
+def _decoded(
+    config: TranscribeConfig | TranslateConfig, rows: Sequence[Utterance], root: Path
+) -> dict[str, tuple[str, ...]]:
+    """A system's texts by utterance id, best first; those of an interrupted run are not made anew.
+
+    Batches are the same whatever is known already: so are the texts.
+    """
     assert config.system is not None, "the schema asks for a system or a log"
     reads = config.reads_column if isinstance(config, TranslateConfig) else "transcript"
     system = load_any(config.system, root, reads_column=reads)
     system.require(config.decoding)
     search = Search(
         (config.decoding,), config.beam_size, config.length_penalty, config.max_tokens,
-        keep_candidates=choice is not None,
+        keep_candidates=config.candidates != "best",
     )  # fmt: skip
-    with progress("decoding", "utterances", len(rows)) as task:
-        hypotheses = decode_utterances(system, rows, root, config.batch_size, search, task.advance)
-        if choice is not None:
-            return _nearest(config, rows, hypotheses, system.tokens, choice)
-        return {
-            found.utterance_id: system.tokens.decode(found.by(config.decoding))
-            for found in hypotheses
-        }
+    written_by = {
+        "system": system.digest,
+        "manifest": manifest_digest(rows),
+        "reads_column": reads,
+        "decoding": config.decoding,
+        "beam_size": search.beam_size,
+        "length_penalty": search.length_penalty,
+        "max_tokens": search.max_tokens,
+        "keep_candidates": search.keep_candidates,
+    }
+    batches = batches_of_inputs(system, rows, root, config.batch_size)
+    with kept_texts(hypotheses_folder(config, root), written_by) as kept:
+        waiting = [batch for batch in batches if any(row.id not in kept.known for row in batch)]
+        total = sum(map(len, waiting))
+        if total < len(rows):
+            logger.info("%d of %d texts are there already", len(rows) - total, len(rows))
+        with progress("decoding", "utterances", total) as task, decoders(config, root) as of:
+            elsewhere = of(config.system, system, reads)
+            for found in decode_batches(system, waiting, root, search, elsewhere):
+                kept.add({each.utterance_id: _texts_of(each, system, search) for each in found})
+                task.advance(len(found))
+        return kept.known
+
+
+def _texts_of(found: Hypothesis, system: AnySystem, search: Search) -> list[str]:
+    """Best first. An empty input has an empty hypothesis and no candidates."""
+    (head,) = search.heads
+    return [system.tokens.decode(ids) for ids in found.candidates or (found.by(head),)]
 
 
 def _nearest(
     config: TranscribeConfig | TranslateConfig,
     rows: Sequence[Utterance],
-    hypotheses: Iterable[Hypothesis],
-    tokens: Tokens,
+    found: Mapping[str, Sequence[str]],
     choice: Choice,
 ) -> dict[str, str]:
     """Of each row's candidates the text nearest to its old one; counts in `choice`."""
     old = {row.id: (row.text(config.column) or "").strip() for row in rows}
     texts: dict[str, str] = {}
-    for found in hypotheses:
-        # An empty input has an empty hypothesis and no candidates.
-        candidates = [tokens.decode(ids) for ids in found.candidates or (found.by("beam"),)]
+    for name, candidates in found.items():
         place = 0
-        if old[found.utterance_id]:
-            place = nearest_to_reference(candidates, old[found.utterance_id], config.nearest_by)
+        if old[name]:
+            place = nearest_to_reference(candidates, old[name], config.nearest_by)
             choice.others += place > 0
         else:
             choice.without_reference += 1
-        texts[found.utterance_id] = candidates[place]
+        texts[name] = candidates[place]
     return texts
 
 

@@ -13,8 +13,9 @@ from kd_ray.cluster.search.space import read_base
 from kd_ray.commands.registry import COMMANDS
 from kd_ray.commands.watch import EpochWatcher
 from kd_ray.config.base import Section
-from kd_ray.config.commands import DistillConfig, TrainConfig
+from kd_ray.config.commands import DistillConfig, InferTeachersConfig, TrainConfig
 from kd_ray.config.load import load
+from kd_ray.config.placing import DecodingActors
 from kd_ray.config.recipes import RecipeConfig, RecipeStep, RecipeTask
 from kd_ray.config.search import SearchConfig
 from kd_ray.config.sources import PoolSource
@@ -91,6 +92,8 @@ def _task_cpus(task: Section, root: Path) -> int:
     if isinstance(task, SearchConfig):
         # As for a search alone, on a machine of one CPU.
         return private_cpus(task, needs_of(task, read_base(task, root)), 1)
+    if isinstance(task, DecodingActors | InferTeachersConfig):
+        cpus += task.actors * task.cpus_per_actor
     if isinstance(task, TrainConfig | DistillConfig) and task.workers.grouped:
         cpus += task.workers.most * task.workers.cpus
     if isinstance(task, DistillConfig) and isinstance(task.teachers.source, PoolSource):

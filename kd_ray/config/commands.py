@@ -24,7 +24,7 @@ from kd_ray.config.evaluation import CompareConfig, DecodeConfig, EvaluateConfig
 from kd_ray.config.generation import TranscribeConfig, TranslateConfig
 from kd_ray.config.imitation import PRESETS
 from kd_ray.config.model import Model, Recognizer, SpeechToText, TextToText
-from kd_ray.config.placing import LabelSelector, Resources
+from kd_ray.config.placing import PlacedActors
 from kd_ray.config.pool import PoolConfig
 from kd_ray.config.recipes import RecipeConfig, StudyConfig
 from kd_ray.config.search import SearchConfig
@@ -78,6 +78,18 @@ def _check_model(
             f"training.select_by is {training.select_by!r}; with data.column {data.column!r} and "
             f"this model, allowed: {allowed}"
         )
+    # What learns nothing says nothing about the model.
+    if training.select_by != "ctc" and ctc_weight == 1.0:
+        other = "" if translates else ", or set training.select_by to ctc"
+        raise ValueError(
+            f"{where} is 1, so the decoder learns nothing, and training.select_by "
+            f"{training.select_by!r} would choose the model by it; lower {where}{other}"
+        )
+    if training.select_by == "ctc" and ctc_weight == 0.0:
+        raise ValueError(
+            f"{where} is 0, so the CTC head learns nothing, and training.select_by 'ctc' would "
+            f"choose the model by it; raise {where}, or set training.select_by to attention"
+        )
 
 
 def _check_tokens(data: Data, teachers: Teachers | None) -> None:
@@ -129,7 +141,8 @@ class TrainTeachersConfig(Section):
     base: TrainConfig
     teachers: tuple[TeacherOverrides, ...] = Field(min_length=1)
     max_parallel: int | None = Field(None, ge=1)
-    """Trainings at a time; null: as many as the CPUs and GPUs allow."""
+    """Trainings at a time; null: as many as the CPUs of the machine of the command; on a cluster
+    set it to the number that fits."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -140,7 +153,7 @@ class TrainTeachersConfig(Section):
         return self
 
 
-class InferTeachersConfig(Computation):
+class InferTeachersConfig(Computation, PlacedActors):
     """`kd-ray infer-teachers`: the teachers' outputs into a Parquet target store."""
 
     command: Literal["infer-teachers"]
@@ -158,19 +171,8 @@ class InferTeachersConfig(Computation):
     shard_utterances: int = Field(128, ge=1)
     batch_size: int = Field(16, ge=1)
     actors: int = Field(1, ge=1)
-    cpus_per_actor: float = Field(1, gt=0)
-    gpus_per_actor: float = Field(0, ge=0)
-    resources_per_actor: Resources = Field({})
-    """Custom resources of the cluster that each actor takes, e.g. `{teachers: 1}`."""
-    label_selector: LabelSelector = Field({})
-    """Labels that an actor's node must have."""
     teachers_per_actor: int = Field(8, ge=1)
     """Teachers resident at a time; a longer list is worked off in groups."""
-
-    @property
-    def placed(self) -> bool:
-        """Whether actors are sent to nodes of a certain kind."""
-        return bool(self.resources_per_actor or self.label_selector)
 
     @model_validator(mode="after")
     def _actors_can_compute_so(self) -> Self:

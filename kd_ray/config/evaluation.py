@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from kd_ray.config.base import Name, Section
 from kd_ray.config.data import TextColumn
+from kd_ray.config.placing import DecodingActors
 
 Head = Literal["attention", "ctc", "beam"]
 """How a hypothesis is found: greedily by the decoder, greedily by the CTC head, by beam search."""
@@ -47,7 +48,7 @@ class SystemList(Section):
         return not (self.teachers or self.students or self.experts or self.cascades)
 
 
-class EvaluateConfig(Section):
+class EvaluateConfig(DecodingActors):
     """`kd-ray evaluate`: scores, sizes and speed of systems, with every hypothesis."""
 
     command: Literal["evaluate"]
@@ -77,7 +78,7 @@ class EvaluateConfig(Section):
     speed_utterances: int = Field(20, ge=0)
     """Utterances for the real-time factor (one thread, one at a time); 0: not measured."""
     threads: int = Field(1, ge=1)
-    """torch threads for decoding; the real-time factor is always measured with one."""
+    """torch threads of the command itself, where the real-time factor is measured too, with one."""
 
     @property
     def translates(self) -> bool:
@@ -102,7 +103,7 @@ class EvaluateConfig(Section):
         return self
 
 
-class DecodeConfig(Section):
+class DecodeConfig(DecodingActors):
     """`kd-ray decode`: hypotheses of one system for a manifest or for audio files."""
 
     command: Literal["decode"]

@@ -4,12 +4,12 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from kd_ray.config.base import Section
 from kd_ray.config.data import TextColumn
 from kd_ray.config.evaluation import CascadeSystem, Head
+from kd_ray.config.placing import DecodingActors
 
 
-class _Generate(Section):
+class _Generate(DecodingActors):
     """A manifest in, another out, with one column written anew."""
 
     manifest: str

@@ -151,6 +151,47 @@ def batches_by_duration(utterances: Sequence[Utterance], batch_size: int) -> lis
     return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
 
 
+def batches_of_inputs(
+    system: Decodable, utterances: Sequence[Utterance], root: Path, batch_size: int
+) -> list[list[Utterance]]:
+    """Batches of inputs that are about as long, longest first."""
+    if system.reads == "speech":
+        # Waveforms are not read for it: a split of speech may not fit into memory.
+        return batches_by_duration(utterances, batch_size)
+    texts = system.read_inputs(utterances, root)
+    order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+    return [
+        [utterances[row] for row in order[start : start + batch_size]]
+        for start in range(0, len(order), batch_size)
+    ]
+
+
+def decode_batch(
+    system: Decodable, rows: Sequence[Utterance], root: Path, search: Search
+) -> list[Hypothesis]:
+    """Read, encode, decode one batch; hypotheses in its order."""
+    return system.decode_inputs(system.read_inputs(rows, root), [row.id for row in rows], search)
+
+
+BatchDecoder: TypeAlias = Callable[
+    [Sequence[Sequence[Utterance]], Search], Iterator[list[Hypothesis]]
+]
+"""Decodes batches by a system that it knows, in any order."""
+
+
+def decode_batches(
+    system: Decodable,
+    batches: Sequence[Sequence[Utterance]],
+    root: Path,
+    search: Search,
+    elsewhere: BatchDecoder | None = None,
+) -> Iterator[list[Hypothesis]]:
+    """Hypotheses batch by batch, by this process or `elsewhere` (then in any order)."""
+    if elsewhere is not None:
+        return elsewhere(batches, search)
+    return (decode_batch(system, rows, root, search) for rows in batches)
+
+
 def decode_utterances(
     system: Decodable,
     utterances: Sequence[Utterance],
@@ -158,26 +199,16 @@ def decode_utterances(
     batch_size: int,
     search: Search,
     on_decoded: Callable[[int], None] = lambda count: None,
+    elsewhere: BatchDecoder | None = None,
 ) -> Iterator[Hypothesis]:
-    """Read, encode, decode; hypotheses come longest input first.
+    """Read, encode, decode; hypotheses come longest input first (`elsewhere`: in any order).
 
     `on_decoded` hears of each batch how many utterances it had.
     """
-    if system.reads == "speech":
-        # Waveforms are read batch by batch: a split of speech may not fit into memory.
-        for rows in batches_by_duration(utterances, batch_size):
-            inputs = system.read_inputs(rows, root)
-            yield from system.decode_inputs(inputs, [row.id for row in rows], search)
-            on_decoded(len(rows))
-        return
-    texts = system.read_inputs(utterances, root)
-    order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        yield from system.decode_inputs(
-            [texts[row] for row in batch], [utterances[row].id for row in batch], search
-        )
-        on_decoded(len(batch))
+    batches = batches_of_inputs(system, utterances, root, batch_size)
+    for found in decode_batches(system, batches, root, search, elsewhere):
+        yield from found
+        on_decoded(len(found))
 
 
 def decode_features(

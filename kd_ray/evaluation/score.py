@@ -11,7 +11,7 @@ import torch
 from kd_ray.config.data import TextColumn
 from kd_ray.core.scores import ErrorCounts, align, count_errors
 from kd_ray.evaluation.cascade import AnySystem
-from kd_ray.evaluation.decode import Search, decode_utterances
+from kd_ray.evaluation.decode import BatchDecoder, Search, decode_utterances
 from kd_ray.evaluation.system import UnusableSystem, some
 from kd_ray.speech.manifest import Utterance
 from kd_ray.speech.tokens import split_units
@@ -36,8 +36,11 @@ def score_split(
     batch_size: int,
     search: Search,
     on_decoded: Callable[[int], None] = lambda count: None,
+    elsewhere: BatchDecoder | None = None,
 ) -> SplitResult:
     """Decode and score a split; `on_decoded` hears how many utterances are done at a time.
+
+    `elsewhere` decodes by the same system, in other processes.
 
     Error rates are over the units of the system's tokens (phones, words or characters; words of
     SentencePiece tokens): 100 x (substitutions + insertions + deletions) / reference units, pooled
@@ -47,7 +50,7 @@ def score_split(
     found = {
         hypothesis.utterance_id: hypothesis
         for hypothesis in decode_utterances(
-            system, utterances, root, batch_size, search, on_decoded
+            system, utterances, root, batch_size, search, on_decoded, elsewhere
         )
     }
     tokens = system.tokens
@@ -78,7 +81,7 @@ def require_texts(utterances: Sequence[Utterance], column: TextColumn) -> None:
     Raises:
         UnusableSystem: names the first of them.
     """
-    silent = [row.id for row in utterances if not row.text(column)]
+    silent = [row.id for row in utterances if not (row.text(column) or "").strip()]
     if silent:
         raise UnusableSystem(
             f"{len(silent)} of {len(utterances)} utterances have no {column} to compare with: "

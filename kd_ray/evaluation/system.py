@@ -13,7 +13,7 @@ from torch import Tensor
 from kd_ray.config.data import TextColumn
 from kd_ray.config.evaluation import Head
 from kd_ray.evaluation.decode import Hypothesis, Input, Search, decode_encoded
-from kd_ray.models.checkpoint import load_model
+from kd_ray.models.checkpoint import WEIGHTS, load_model, original_name, standing
 from kd_ray.models.encoders import Encoded
 from kd_ray.models.sequence_model import SequenceModel, SpeechModel
 from kd_ray.speech.audio import read_waveform
@@ -200,12 +200,15 @@ def load_system(
 
 
 def resolve_checkpoint(folder: Path) -> Path:
-    """A checkpoint folder itself, or `model/` of a run folder."""
+    """A checkpoint folder itself, or `model/` of a run folder.
+
+    Where a run was killed while it replaced one of them, the older one that it had moved aside: the
+    folder in which the files are, since not every reader looks for them elsewhere.
+    """
     asked, folder = folder, fetch_folder(folder, only=_of_checkpoint)
-    if (folder / "model.safetensors").exists():
-        return folder
-    if (folder / "model" / "model.safetensors").exists():
-        return folder / "model"
+    for place in (standing(folder), standing(folder / "model")):
+        if (place / WEIGHTS).exists():
+            return place
     if (folder / "config.json").exists() and (folder / "checkpoints").is_dir():
         raise UnusableSystem(
             f"{folder} is a run folder without a model yet: its training has not reached its "
@@ -227,7 +230,8 @@ def _of_checkpoint(name: str) -> bool:
 
 def system_name(checkpoint: Path) -> str:
     """What a system is called in tables: its run's name."""
-    return checkpoint.parent.name if checkpoint.name == "model" else checkpoint.name
+    name = original_name(checkpoint)
+    return checkpoint.parent.name if name == "model" else name
 
 
 def read_teacher_list(spec: str | Sequence[str], root: Path) -> list[Path]:
@@ -252,6 +256,8 @@ def read_teacher_list(spec: str | Sequence[str], root: Path) -> list[Path]:
         if not pattern:
             continue
         folders = matches(root, pattern)
+        if not folders and (aside := standing(root / pattern)).is_dir():
+            folders = [aside]
         if not folders:
             raise UnusableSystem(f"{place}: {pattern} does not exist (looked in {shown(root)})")
         for folder in map(resolve_checkpoint, folders):

@@ -16,7 +16,7 @@ from kd_ray.core.translation_scores import (
     sentence_statistics,
 )
 from kd_ray.evaluation.cascade import AnySystem
-from kd_ray.evaluation.decode import Search, decode_utterances
+from kd_ray.evaluation.decode import BatchDecoder, Search, decode_utterances
 from kd_ray.evaluation.references import reference_texts
 from kd_ray.evaluation.score import require_texts
 from kd_ray.speech.manifest import Utterance
@@ -43,8 +43,11 @@ def score_translations(
     protocol: Protocol = "raw",
     tokenizer: BleuTokenizer = "13a",
     on_decoded: Callable[[int], None] = lambda count: None,
+    elsewhere: BatchDecoder | None = None,
 ) -> TranslationResult:
     """Decode a split and score its texts; `on_decoded` hears how many are done at a time.
+
+    `elsewhere` decodes by the same system, in other processes.
 
     A row holds what was compared (`reference`, `hypothesis`), the manifest's transcript, what the
     translator of a cascade read (`heard`), scores of the sentence by itself, and the counts that
@@ -55,7 +58,7 @@ def score_translations(
     found = {
         hypothesis.utterance_id: hypothesis
         for hypothesis in decode_utterances(
-            system, utterances, root, batch_size, search, on_decoded
+            system, utterances, root, batch_size, search, on_decoded, elsewhere
         )
     }
     texts = [system.tokens.decode(found[row.id].by(head)) for row in utterances]

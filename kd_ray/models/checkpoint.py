@@ -11,6 +11,7 @@ A folder appears whole or not at all: it is written beside its place, flushed, a
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ SOURCE_TOKENS = "source_tokens.json"
 _FILES = (WEIGHTS, CONFIG, TOKENS)
 _FOREIGN_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".th"}
 _MODELS: TypeAdapter[Model] = TypeAdapter(Model)
+_PREVIOUS = re.compile(r"\.(.+)\.previous")
 _SHOWN = 8
 """How many names an error lists before it says how many more there are."""
 
@@ -315,6 +317,17 @@ def _digest(folder: Path, config: Mapping[str, Any]) -> str:
     return digest.hexdigest()[:16]
 
 
+def standing(folder: Path) -> Path:
+    """The folder; the older one, moved aside, if its writer was killed before the new one stood."""
+    return _previous(folder) if not folder.exists() and _previous(folder).is_dir() else folder
+
+
+def original_name(folder: Path) -> str:
+    """What a checkpoint folder is called, also where it stands aside."""
+    aside = _PREVIOUS.fullmatch(folder.name)
+    return folder.name if aside is None else aside[1]
+
+
 def _previous(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.previous")
 
@@ -326,10 +339,8 @@ def _may_be_replaced(folder: Path) -> bool:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the older one that a killed writer moved aside; else says what is wrong."""
-    asked, folder = folder, fetch_folder(folder, only=lambda name: "/" not in name)
-    if not folder.exists() and _previous(folder).is_dir():
-        folder = _previous(folder)
+    """The folder as it stands, if all files are in it; else says what is wrong."""
+    asked, folder = folder, standing(fetch_folder(folder, only=lambda name: "/" not in name))
     missing = [name for name in _FILES if not (folder / name).is_file()]
     if not missing:
         return folder

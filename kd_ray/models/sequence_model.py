@@ -58,6 +58,11 @@ class SequenceModel(nn.Module, ABC):
         return False
 
     @property
+    def learns(self) -> bool:
+        """Whether it is in training: models of checkpoints are frozen."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    @property
     def frame_rate_hz(self) -> float | None:
         """Encoder states in a second of speech; null for text."""
         return None
@@ -193,15 +198,3 @@ def check_lengths(lengths: Tensor, longest: int, unit: str, found_by: str) -> No
             f"every utterance needs between 1 and {longest} {unit}, "
             f"got lengths {lengths.tolist()}; {found_by} `kd-ray check`"
         )
-
-
-def freeze_encoder(model: SequenceModel, frozen: bool) -> None:
-    """Stop (or resume) the encoder's learning; its dropout still follows the model's mode.
-
-    A frozen parameter gets no gradient (None), so Adam keeps its moments untouched. Under DDP wrap
-    the model anew after each change: DDP fixes at wrapping which gradients it exchanges.
-    """
-    for parameter in model.encoder.parameters():
-        parameter.requires_grad_(not frozen)
-        if frozen:
-            parameter.grad = None

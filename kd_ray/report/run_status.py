@@ -127,7 +127,7 @@ def read_status(
     summary, state = _mapping(folder / "summary.json"), read_state(folder)
     train, valid = _figures(folder / "metrics.jsonl", whole)
     events = _lines(folder / "events.jsonl", None if whole else _TAIL_BYTES)
-    faults = [each for each in events if each.get("kind") not in _ROUTINE]
+    faults = [each for each in events if each.get("kind") not in ROUTINE_EVENTS]
     judged = judge(state, summary, now, stale_after_s)
     lives = judged in AT_WORK and state is not None
     work = None if state is None else state.work
@@ -180,9 +180,6 @@ def judge(
     if state.state == "starting":
         patience_s *= _STARTING_FACTOR
     return "stale" if now - state.beat > patience_s else state.state
-
-
-_ROUTINE = ROUTINE_EVENTS | {"worker_started", "pool_attached"}
 
 
 def _lives(pid: int) -> bool:

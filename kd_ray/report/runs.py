@@ -19,7 +19,8 @@ from kd_ray.report.systems import (
 from kd_ray.storage import fetched_folder, shown
 
 ROUTINE_EVENTS = frozenset(
-    {"started", "pool_started", "resumed", "finished", "checkpoint", "ties_warning"}
+    {"started", "worker_started", "pool_started", "pool_attached", "resumed", "finished"}
+    | {"checkpoint", "ties_warning"}
 )
 """Kinds of events that are no fault; every other kind is counted as a fault or decision.
 

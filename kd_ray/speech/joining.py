@@ -77,31 +77,19 @@ def replace_column(
     return Joined(joined, len(rows) - len(missing), tuple(missing), tuple(empty), unused)
 
 
-def mix_columns(
-    gold: Sequence[Utterance],
-    generated: Sequence[Utterance],
-    column: TextColumn,
-    *,
-    share: float,
-    seed: int,
-) -> tuple[list[Utterance], int]:
-    """The gold rows, of which about a share has the generated row's text; and how many have.
+def drawn(texts: Mapping[str, str], *, share: float, seed: int) -> dict[str, str]:
+    """About a share of the texts that are not empty, for a mix of old and new ones.
 
     Which ones depends on (seed, utterance id) alone, and a larger share takes more, not others.
-    Gold rows without a generated text keep their own.
 
     Raises:
         JoinError: a share outside 0..1.
     """
     if not 0 <= share <= 1:
         raise JoinError(f"share of generated texts is {share:g}; it must be in 0..1")
-    texts = {row.id: text for row in generated if (text := row.text(column))}
-    mixed, count = [], 0
-    for row in gold:
-        chosen = row.id in texts and _uniform(seed, row.id) < share
-        mixed.append(_with_text(row, texts[row.id], column, None) if chosen else row)
-        count += chosen
-    return mixed, count
+    return {
+        name: text for name, text in texts.items() if text.strip() and _uniform(seed, name) < share
+    }
 
 
 @dataclass(frozen=True)

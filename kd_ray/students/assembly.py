@@ -89,7 +89,7 @@ def build_student(
         inventories=inventories,
         collective=collective,
         source=source,
-        made_of=made_of(splits["train"].utterances, source),
+        made_of=made_of(splits["train"].utterances, splits["valid"].utterances, source),
         averages=training.average_last is not None,
     )
     progress, rollouts = saver.restore()
@@ -113,7 +113,9 @@ def build_student(
         batches,
         total_updates=total_updates,
         # Rollouts are made from weights exactly as many updates old as updates are in flight.
-        lookahead=training.lookahead if planner is None else planner.staleness,
+        lookahead=(
+            planner.staleness if planner is not None and planner.rolls_out else training.lookahead
+        ),
         rank=collective.rank,
         world=collective.world,
         # A group that is smaller than it may be takes the same micro-batches, more of them each.
@@ -145,7 +147,6 @@ def build_student(
         schedule=schedule,
         pipeline=pipeline,
         validation=_validation(config, splits["valid"], device),
-        checkpoints=saver.checkpoints,
         reporter=reporter,
         training=training,
         num_teachers=len(source.describe().teachers) if source is not None else 0,
@@ -155,7 +156,7 @@ def build_student(
         save_best=saver.save_best,
         last_models=last_models,
         save_state=partial(saver.save_state, pipeline),
-        dump=partial(dump_update, run, config, learner, inventories.target),
+        dump=partial(dump_update, run, config, learner, inventories),
         on_epoch=on_epoch,
     )
     return student, progress

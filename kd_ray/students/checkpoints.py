@@ -10,7 +10,8 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,28 +97,34 @@ class TrainingCheckpoints:
         for part in self.folder.glob(".update-*.part"):
             shutil.rmtree(part, ignore_errors=True)
 
+    def state(self, folder: Path) -> dict[str, Any]:
+        """What stands in its `state.json`, to be looked at before anything is loaded.
+
+        Raises:
+            CheckpointError: the file is damaged; says what the same command does without it.
+        """
+        with self._whole(folder):
+            content: dict[str, Any] = json.loads(
+                (folder / "state.json").read_text(encoding="utf-8")
+            )
+        return content
+
     def restore(
-        self, folder: Path, model: SequenceModel, optimizer: torch.optim.Optimizer
-    ) -> dict[str, Any]:
-        """Load weights and optimiser in place; returns the rest of the state.
+        self,
+        folder: Path,
+        state: Mapping[str, Any],
+        model: SequenceModel,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        """Load weights and optimiser in place; `state` is the checkpoint's own.
 
         Raises:
             CheckpointError: a file of it is damaged; says what the same command does without it.
         """
-        try:
+        with self._whole(folder):
             model.load_state_dict(load_model(folder / "model").model.state_dict())
-            state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            plain = state.pop("optimizer")
             tensors = load_file(folder / "optimizer.safetensors")
-            optimizer.load_state_dict(_join(tensors, plain, optimizer))
-        except (SafetensorError, ValueError, KeyError, OSError) as error:
-            older = [each for each in self._numbered() if each.name < folder.name]
-            then = f"goes on from {older[-1].name}" if older else "starts from the beginning"
-            raise CheckpointError(
-                f"checkpoint {folder} is damaged ({error}); remove that folder, and the same "
-                f"command {then}"
-            ) from error
-        return state
+            optimizer.load_state_dict(_join(tensors, state["optimizer"], optimizer))
 
     def rollouts(self, folder: Path) -> dict[str, Any]:
         """What the student had written when the checkpoint was made, as it was saved."""
@@ -126,6 +133,19 @@ class TrainingCheckpoints:
             return {}
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return content
+
+    @contextmanager
+    def _whole(self, folder: Path) -> Iterator[None]:
+        """Whatever cannot be read of a checkpoint is damage, and there is a way on."""
+        try:
+            yield
+        except (SafetensorError, ValueError, KeyError, OSError) as error:
+            older = [each for each in self._numbered() if each.name < folder.name]
+            then = f"goes on from {older[-1].name}" if older else "starts from the beginning"
+            raise CheckpointError(
+                f"checkpoint {folder} is damaged ({error}); remove that folder, and the same "
+                f"command {then}"
+            ) from error
 
     def _numbered(self) -> list[Path]:
         if not self.folder.exists():

@@ -9,7 +9,8 @@ from typing import Any
 from kd_ray.models.average import average_checkpoints
 from kd_ray.models.checkpoint import CheckpointError
 from kd_ray.models.sequence_model import SequenceModel
-from kd_ray.storage import remove
+from kd_ray.storage import fetch_folder, remove
+from kd_ray.students.collective import Collective
 
 _NAME = re.compile(r"update-(\d{8})$")
 
@@ -47,19 +48,23 @@ class LastModels:
             if later > update:
                 remove(self._place(later))
 
-    def average_into(self, model: SequenceModel) -> list[int]:
+    def average_into(self, model: SequenceModel, collective: Collective) -> list[int]:
         """Give `model` the mean of the kept weights; returns the updates they are of.
+
+        All workers take those that rank 0 has: its node wrote them, others may have older ones.
 
         Raises:
             CheckpointError: there is none, or one cannot be read.
         """
-        updates = self.updates()
+        mine = {"updates": self.updates()} if collective.rank == 0 else {}
+        updates: list[int] = collective.gather(mine)["updates"]
         if not updates:
             raise CheckpointError(
                 f"training.average_last is {self.keep}, but {self.folder} holds no model to "
                 "average; was it removed? Repeat the run under another name (name=...)"
             )
-        model.load_state_dict(average_checkpoints([self._place(each) for each in updates]))
+        places = [fetch_folder(self._place(each), pin=False) for each in updates]
+        model.load_state_dict(average_checkpoints(places))
         return updates
 
     def _place(self, update: int) -> Path:

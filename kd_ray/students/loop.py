@@ -24,13 +24,12 @@ from kd_ray.core.contracts import Reporter, Signal, TeachersGone
 from kd_ray.core.costs import SourceCosts
 from kd_ray.core.criteria import Part
 from kd_ray.core.schedules import Schedule
-from kd_ray.students.checkpoints import TrainingCheckpoints
 from kd_ray.students.last_models import LastModels
 from kd_ray.students.monitor import Monitor
 from kd_ray.students.optim import set_lr
 from kd_ray.students.pipeline import Pipeline, Update
 from kd_ray.students.signal_statistics import SignalStatistics
-from kd_ray.students.step import Learner
+from kd_ray.students.step import LEFT_OUT, Learner
 from kd_ray.students.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -85,7 +84,6 @@ class Student:
     schedule: Schedule
     pipeline: Pipeline
     validation: Validation
-    checkpoints: TrainingCheckpoints
     reporter: Reporter
     training: Training
     num_teachers: int
@@ -148,6 +146,8 @@ def take_update(student: Student, progress: Progress, update: Update) -> dict[st
     grad_norm = nn.utils.clip_grad_norm_(
         learner.model.parameters(), student.training.optimizer.max_grad_norm
     )
+    left_out = {name: sums[name] for name in LEFT_OUT if name in sums}
+    progress.statistics.leave_out(**{name: int(count) for name, count in left_out.items()})
     amounts = _amounts(update, learner.model.reads)
     sums |= amounts
     sums = dict(zip(sums, learner.collective.sum(list(sums.values())), strict=True))
@@ -171,7 +171,7 @@ def take_update(student: Student, progress: Progress, update: Update) -> dict[st
         **({} if alpha is None else {"alpha": alpha}),
         "grad_norm": float(grad_norm),
         "utterances": len(update.utterance_ids),
-        **{name: int(sums[name]) for name in amounts},
+        **{name: int(sums[name]) for name in (*amounts, *left_out)},
         "data_s": update.data_s,
         "rollout_s": update.rollout_s,
         "teacher_wait_s": update.teacher_wait_s,

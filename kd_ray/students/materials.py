@@ -13,10 +13,13 @@ from kd_ray.models.build import build_model
 from kd_ray.models.sequence_model import SequenceModel
 from kd_ray.speech.checks import BadRow, check_rows, good_rows
 from kd_ray.speech.features import SAMPLE_RATE, LogMelExtractor, front_end_digest
-from kd_ray.speech.manifest import Utterance, read_manifest
+from kd_ray.speech.manifest import ManifestError, Utterance, read_manifest
 from kd_ray.speech.tokens import Tokens
 from kd_ray.students.criterion import build_criterion
 from kd_ray.students.data import StudentData
+
+_SHORTEST_S = 0.03
+"""Of any audio; a front end may need more for its first frame."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,14 @@ def read_split(
 
     Raises:
         BadRowsError: bad rows, all of them listed, where `data.batches.on_bad_row` is `fail`.
+        ManifestError: it cannot be read, or has no rows.
     """
     utterances = read_manifest(root / manifest, allow_duplicate_ids=True)
+    if not utterances:
+        raise ManifestError(
+            f"manifest {manifest} has no rows; a training needs at least one in data.train and in "
+            "data.valid. Make it again (`kd-ray prepare`), or name another one"
+        )
     hears = not isinstance(config.model, TextToText)
     bad = check_rows(
         utterances,
@@ -53,7 +62,7 @@ def read_split(
         tokens=tokens,
         column=config.data.column,
         # Limits of the corpus are the business of `prepare`; here only what cannot be trained on.
-        checks=AudioChecks(min_duration_s=0.03, max_duration_s=86_400.0),
+        checks=AudioChecks(min_duration_s=_shortest_s(config), max_duration_s=86_400.0),
         frames_for=_frames_for(config, tokens) if hears else None,
         read_audio=False,
         needs_audio=hears,
@@ -62,9 +71,17 @@ def read_split(
         else front_end_digest(config.model.front_end),
     )
     bad += _rows_without_source(config, utterances)
+    bad += _rows_without_duration(config, utterances)
     return good_rows(
         utterances, bad, on_bad_row=config.data.batches.on_bad_row, what=f"manifest {manifest}"
     )
+
+
+def _shortest_s(config: TrainConfig | DistillConfig) -> float:
+    """What the student's front end makes a frame of; a text reader has none."""
+    if isinstance(config.model, TextToText):
+        return _SHORTEST_S
+    return max(_SHORTEST_S, LogMelExtractor(config.model.front_end).min_samples / SAMPLE_RATE)
 
 
 def _frames_for(
@@ -93,6 +110,19 @@ def _rows_without_source(
         for column in sorted(columns)
         for row, utterance in enumerate(utterances)
         if not (utterance.text(column) or "").strip()
+    ]
+
+
+def _rows_without_duration(
+    config: TrainConfig | DistillConfig, utterances: list[Utterance]
+) -> list[BadRow]:
+    """Rows that a limit in seconds cannot count: batches of training and of validation have it."""
+    if isinstance(config.model, TextToText) or config.data.batches.max_batch_s is None:
+        return []
+    return [
+        BadRow(utterance.id, "no duration_s, which data.batches.max_batch_s counts", row)
+        for row, utterance in enumerate(utterances)
+        if utterance.duration_s is None
     ]
 
 

@@ -61,7 +61,7 @@ class Update:
     """Seconds in which the student wrote its own prefixes."""
     teacher_wait_s: float = 0.0
     """Seconds the student stood still for its teachers."""
-    gone: TeachersGone | None = None
+    gone: TeachersGone | TimeoutError | None = None
     """Why it could not be planned; told where its signals are collected, by all workers alike."""
 
 
@@ -194,7 +194,7 @@ class Pipeline:
             except Busy:
                 if not self._settle_one():
                     raise
-            except TeachersGone as error:
+            except (TeachersGone, TimeoutError) as error:
                 update.gone = error
             else:
                 return
@@ -208,7 +208,7 @@ class Pipeline:
                     try:
                         # It stays with `pending`, for `collect`.
                         micro.pending.result(self.timeout_s)
-                    except TeachersGone as error:
+                    except (TeachersGone, TimeoutError) as error:
                         update.gone = error
                     return True
         return False

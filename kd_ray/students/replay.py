@@ -28,10 +28,12 @@ from kd_ray.core.losses import LossSum
 from kd_ray.core.targets import LabelStrings, TokenTarget
 from kd_ray.evaluation.run_folder import RunFolder, write_atomically, write_json
 from kd_ray.models.checkpoint import load_model, save_model
+from kd_ray.models.sequence_model import SequenceModel
 from kd_ray.speech.tokens import Tokens
 from kd_ray.students.collective import Alone
 from kd_ray.students.criterion import build_criterion
 from kd_ray.students.data import Batch
+from kd_ray.students.materials import Inventories
 from kd_ray.students.pipeline import MicroBatch, Update
 from kd_ray.students.step import Learner, TeacherForcing
 
@@ -80,7 +82,7 @@ def dump_update(
     run: RunFolder,
     config: TrainConfig | DistillConfig,
     learner: Learner,
-    tokens: Tokens,
+    inventories: Inventories,
     update: Update,
     signals: Sequence[Signal | None],
     counts: Mapping[Part, float],
@@ -99,7 +101,11 @@ def dump_update(
         for other in folder.glob("rank-*"):
             if int(other.name.split("-")[1]) >= learner.collective.world:
                 shutil.rmtree(other, ignore_errors=True)
-    save_model(mine / "model", learner.model, tokens=tokens.to_dict(), extra={})
+    source = inventories.source
+    save_model(
+        mine / "model", learner.model, tokens=inventories.target.to_dict(), extra={},
+        source_tokens=None if source is None else source.to_dict(),
+    )  # fmt: skip
     arrays: dict[str, np.ndarray] = {}
     for position, (micro, signal) in enumerate(zip(update.micro_batches, signals, strict=True)):
         arrays |= _micro_arrays(f"{position}.", micro, signal)
@@ -150,7 +156,10 @@ def replay_update(folder: Path) -> Replay:
             "cannot be taken again as a whole"
         )
     loaded = load_model(shares[0] / "model")
-    learner = _learner(first, loaded.model.requires_grad_(True), Tokens.from_dict(loaded.tokens))
+    config = check(first["config"], "update.json")
+    assert isinstance(config, TrainConfig | DistillConfig)
+    model = loaded.model.requires_grad_(True)
+    learner = _learner(config, model, Tokens.from_dict(loaded.tokens))
     parameters = dict(learner.model.named_parameters())
     loss = 0.0
     utterances: dict[str, dict[str, float]] = {}
@@ -174,6 +183,9 @@ def replay_update(folder: Path) -> Replay:
             for row, utterance in enumerate(micro.batch.utterance_ids):
                 if not micro.batch.inputs[row, : micro.batch.lengths[row]].isfinite().all():
                     bad_features.append(utterance)
+    if first["update"] < config.training.freeze_encoder_updates:
+        # As the run did, before it took the norm.
+        learner.forget_encoder_gradients()
     gradients = {name: value.grad for name, value in parameters.items() if value.grad is not None}
     norm = nn.utils.get_total_norm(list(gradients.values()))
     return Replay(
@@ -197,15 +209,13 @@ def _described(share: Path) -> dict[str, Any]:
     return content
 
 
-def _learner(described: Mapping[str, Any], model: Any, tokens: Tokens) -> Learner:
-    config = check(described["config"], "update.json")
-    assert isinstance(config, TrainConfig | DistillConfig)
+def _learner(config: TrainConfig | DistillConfig, model: SequenceModel, tokens: Tokens) -> Learner:
     return Learner(
         model=model,
         forward=TeacherForcing(model),
         criterion=build_criterion(config, tokens),
         collective=Alone(),
-        augment=config.data.augment,
+        augment=config.data.augment if model.reads == "speech" else None,
         device=torch.device("cpu"),
         seed=config.training.seed,
     )

@@ -60,6 +60,11 @@ class Planner:
         """Updates between the weights that write a rollout and those that learn from it."""
         return self.config.staleness
 
+    @property
+    def rolls_out(self) -> bool:
+        """Whether what is planned depends on the student's weights."""
+        return self.config.selector.type != "never"
+
     def progress(self, update: int, epoch: int) -> Progress:
         """How far the run is before this update."""
         return Progress(update, self.total_updates, epoch, self.epochs)

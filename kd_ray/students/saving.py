@@ -27,6 +27,15 @@ from kd_ray.students.teacher_costs import totals
 _SEEN_S = 120.0
 """A network disk may show a folder that another node made only after a minute."""
 
+_WORDS = {
+    "training_data": "training manifest (data.train)",
+    "validation_data": "validation manifest (data.valid)",
+    "target_tokens": "tokens (data.tokens)",
+    "source_tokens": "source tokens (data.source_tokens)",
+    "teachers": "teachers",
+}
+"""What a checkpoint has digests of, as messages say it."""
+
 
 @dataclass(frozen=True)
 class Saver:
@@ -44,7 +53,7 @@ class Saver:
     collective: Collective
     source: TeacherSource | None
     made_of: Mapping[str, Any]
-    """Digests of what a run must go on with; see `made_of`."""
+    """Digests of the data and the teachers that a run must go on with; see `made_of`."""
     averages: bool
     """Whether the average of the last models becomes `model` in the end."""
 
@@ -77,7 +86,7 @@ class Saver:
                     "costs": asdict(costs),
                 },
                 "schedule": self.schedule.to_dict(),
-                "made_of": dict(self.made_of),
+                "made_of": self._digests,
             }
             self.checkpoints.save(
                 self.model, self.optimizer, tokens=self.inventories.target.to_dict(), state=state,
@@ -91,7 +100,7 @@ class Saver:
         """Go on from the newest checkpoint, if there is one; how far it was, and its rollouts.
 
         Raises:
-            RunFolderError: it was made of other data or other teachers.
+            RunFolderError: it was made of other data, other tokens or other teachers.
             CheckpointError: it is damaged, or this worker's node does not see it.
         """
         leads = self.collective.rank == 0
@@ -100,10 +109,22 @@ class Saver:
         latest = self._agreed()
         if latest is None:
             return Progress(), {}
-        state = self.checkpoints.restore(latest, self.model, self.optimizer)
-        _same_making(self.run, state.get("made_of", self.made_of), self.made_of)
+        state = self.checkpoints.state(latest)
+        # Before the weights: those of another number of tokens have other shapes.
+        _same_making(self.run, state.get("made_of", {}), self._digests)
+        self.checkpoints.restore(latest, state, self.model, self.optimizer)
         self.schedule.load_dict(state["schedule"])
         return _progress(state["progress"], leads=leads), self.checkpoints.rollouts(latest)
+
+    @property
+    def _digests(self) -> dict[str, Any]:
+        """`made_of`, and the tokens: other ones would give each row of the weights a new sense."""
+        source = self.inventories.source
+        return {
+            **self.made_of,
+            "target_tokens": self.inventories.target.digest,
+            "source_tokens": None if source is None else source.digest,
+        }
 
     @property
     def _source_tokens(self) -> dict[str, Any] | None:
@@ -118,9 +139,18 @@ class Saver:
         return None if name is None else self.checkpoints.await_named(name, _SEEN_S)
 
 
-def made_of(train: Sequence[Utterance], source: TeacherSource | None) -> dict[str, Any]:
-    """Digests of the training manifest, the teachers, and the recogniser that writes for them."""
-    found: dict[str, Any] = {"training_data": manifest_digest(train), "teachers": []}
+def made_of(
+    train: Sequence[Utterance], valid: Sequence[Utterance], source: TeacherSource | None
+) -> dict[str, Any]:
+    """Digests of the manifests, the teachers, and the recogniser that writes for them.
+
+    Best error, patience and New-Bob compare scores of one validation manifest.
+    """
+    found: dict[str, Any] = {
+        "training_data": manifest_digest(train),
+        "validation_data": manifest_digest(valid),
+        "teachers": [],
+    }
     if source is not None:
         info = source.describe()
         recognizer = [] if info.recognizer is None else [info.recognizer.answers_digest]
@@ -137,12 +167,14 @@ def _progress(state: dict[str, Any], *, leads: bool) -> Progress:
 
 
 def _same_making(run: RunFolder, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """A run goes on with the data and the teachers that it began with, or not at all."""
-    words = {"training_data": "training manifest (data.train)", "teachers": "teachers"}
+    """A run goes on with the data, tokens and teachers that it began with, or not at all.
+
+    Digests that a checkpoint does not have are not compared.
+    """
     changed = [
-        f"{words[key]}: digest {before[key]} before, {now[key]} now"
-        for key in words
-        if before[key] != now[key]
+        f"{what}: digest {before[key]} before, {now[key]} now"
+        for key, what in _WORDS.items()
+        if key in before and key in now and before[key] != now[key]
     ]
     if changed:
         lines = "\n  ".join(changed)

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 TIES_WARNING_SHARE = 0.5
 """Above this share of ties or of zero errors, error rates say little about whom to trust."""
+LONG_STRINGS_WARNING_SHARE = 0.05
+"""Of teachers' label strings that the student's frames are too few for."""
 
 
 def run_session(
@@ -88,6 +90,7 @@ def _train(
     summary = _summary(config, student, progress) | average
     if leads:
         _warn_of_ties(summary, run)
+        _warn_of_long_strings(summary, run)
         run.write_summary(summary)
     collective.barrier()
     return summary
@@ -171,8 +174,10 @@ def _export_average(student: Student, run: RunFolder) -> dict[str, Any]:
     last_models, learner = student.last_models, student.learner
     if last_models is None:
         return {}
-    learner.collective.barrier()  # Rank 0 has written the last of them.
-    updates = last_models.average_into(learner.model)
+    if learner.collective.rank == 0:
+        run.publish()
+    learner.collective.barrier()  # Rank 0 has written, and sent, the last of them.
+    updates = last_models.average_into(learner.model, learner.collective)
     learner.forward.eval()
     scores = student.validation.run(learner.model, learner.collective)
     if learner.collective.rank == 0:
@@ -224,4 +229,17 @@ def _warn_of_ties(summary: Mapping[str, Any], run: RunFolder) -> None:
             "%s: on most training utterances error rates do not tell the teachers apart (ties on "
             "%.0f %%, no error on %.0f %%): 'best' and 'weighted' choose little there",
             run.name, 100 * tied, 100 * zero,
+        )  # fmt: skip
+
+
+def _warn_of_long_strings(summary: Mapping[str, Any], run: RunFolder) -> None:
+    share = summary.get("signal", {}).get("share_of_strings_too_long", 0.0)
+    if share > LONG_STRINGS_WARNING_SHARE:
+        number = summary["signal"]["strings_too_long"]
+        run.event("strings_too_long", strings=number, share=share)
+        logger.warning(
+            "%s: %d of the teachers' label strings (%.0f %%) need more encoder frames than the "
+            "student has, and CTC could not learn them; give the student's encoder more frames "
+            "(a smaller stride)",
+            run.name, number, 100 * share,
         )  # fmt: skip

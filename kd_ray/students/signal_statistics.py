@@ -31,6 +31,10 @@ class SignalStatistics:
     teacher_s: float = 0.0
     positions: int = 0
     """Target positions with a distribution."""
+    strings_too_long: int = 0
+    """Teachers' label strings that need more frames than the student has, left out of CTC."""
+    strings_empty: int = 0
+    """Likewise, empty ones."""
 
     def add(self, signal: Signal, trust: Trust) -> None:
         """Count one signal; `trust` says which error rate ties are looked for in."""
@@ -52,6 +56,11 @@ class SignalStatistics:
         self.scored_utterances += found.utterances
         self.ties += found.ties
         self.zero_errors += found.zeros
+
+    def leave_out(self, strings_too_long: int = 0, strings_empty: int = 0) -> None:
+        """Count label strings that CTC could not, or should not, learn."""
+        self.strings_too_long += strings_too_long
+        self.strings_empty += strings_empty
 
     def to_list(self) -> list[float]:
         """The counts, to be summed over workers."""
@@ -78,6 +87,11 @@ class SignalStatistics:
                 "dropped_string_weight": self.dropped_weight,
                 "distinct_strings_per_utterance": (
                     float(np.divide(self.distinct_strings, max(1, self.utterances)))
+                ),
+                "strings_too_long": self.strings_too_long,
+                "strings_empty": self.strings_empty,
+                "share_of_strings_too_long": (
+                    self.strings_too_long / max(1, self.distinct_strings)
                 ),
                 "teacher_s": self.teacher_s,
             },

@@ -16,12 +16,15 @@ from kd_ray.config.data import SpecAugment
 from kd_ray.config.model import TextToText
 from kd_ray.core.contracts import Signal
 from kd_ray.core.criteria import Criterion, Part
-from kd_ray.core.losses import LossSum
+from kd_ray.core.losses import CtcLossSum, LossSum
 from kd_ray.core.targets import IntArray
 from kd_ray.models.sequence_model import SequenceModel
 from kd_ray.speech.spec_augment import spec_augment
 from kd_ray.students.collective import Collective
 from kd_ray.students.pipeline import MicroBatch, Update
+
+LEFT_OUT = ("strings_too_long", "strings_empty")
+"""Teachers' label strings that CTC does not learn, in the figures of an update."""
 
 OnLosses = Callable[[MicroBatch, Signal | None, Mapping[str, LossSum], Tensor], None]
 """Sees a micro-batch, its signal, the losses by part, and the decoder's logits (R, L+1, V)."""
@@ -112,11 +115,13 @@ class Learner:
     ) -> dict[str, float]:
         """Backward through every micro-batch; workers exchange gradients in the last one only.
 
-        Returns this worker's share of the loss, and the sums of its parts. `alpha`: the teachers'
-        share of this update, where it is scheduled. `on_losses` sees each micro-batch's losses
-        before their gradients are taken.
+        Returns this worker's share of the loss, the sums of its parts, and how many label strings
+        of teachers were left out of CTC. `alpha`: the teachers' share of this update, where it is
+        scheduled. `on_losses` sees each micro-batch's losses before their gradients are taken.
         """
         sums: dict[str, float] = {"loss": 0.0, **dict.fromkeys(self.criterion.weights, 0.0)}
+        if "kd_ctc" in self.criterion.weights:
+            sums |= dict.fromkeys(LEFT_OUT, 0.0)
         last = len(update.micro_batches) - 1
         self.forward.train()
         for position, (micro, signal) in enumerate(zip(update.micro_batches, signals, strict=True)):
@@ -161,6 +166,10 @@ class Learner:
         sums["loss"] += float(total.detach())
         for part in self.criterion.weights:
             sums[part] += float(losses[part].sum.detach())
+        taught = losses.get("kd_ctc")
+        if isinstance(taught, CtcLossSum):
+            sums["strings_too_long"] += taught.plan.dropped_too_long
+            sums["strings_empty"] += taught.plan.skipped_empty
 
     def _inputs(
         self, update: Update, micro: MicroBatch

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from kd_ray.config.training import SelectBy
-from kd_ray.core.scores import edit_errors
+from kd_ray.core.scores import count_errors
 from kd_ray.core.translation_scores import TranslationMetric, score_of, sentence_statistics
 from kd_ray.evaluation.decode import Hypothesis, decode_features
 from kd_ray.models.sequence_model import SequenceModel
+from kd_ray.speech.tokens import split_units
 from kd_ray.students.collective import Collective
 from kd_ray.students.data import StudentData
 
@@ -20,7 +21,8 @@ _SHOWN: tuple[TranslationMetric, ...] = ("bleu", "chrf++")
 class Validation:
     """Decodes a split greedily and counts; the counts add up over workers.
 
-    Phones and transcripts are counted by error rates, translations by BLEU and chrF++.
+    Phones and transcripts are counted by error rates, over the units that `kd-ray evaluate` counts
+    (of SentencePiece tokens: words); translations by BLEU and chrF++.
     """
 
     def __init__(
@@ -58,11 +60,16 @@ class Validation:
         has_ctc: bool,
         collective: Collective,
     ) -> dict[str, float]:
-        references = [self.data.references[row] for row in rows]
-        found = {"attention": [each.attention for each in hypotheses]}
+        data, words = self.data, self.data.tokens.words
+        # From the text, not from its ids: what an imported inventory lacks would be right as <unk>.
+        references = [
+            split_units(data.utterances[row].text(data.column) or "", data.tokens.unit)
+            for row in rows
+        ]
+        found = {"attention": [words(each.attention) for each in hypotheses]}
         if has_ctc:
-            found["ctc"] = [each.ctc for each in hypotheses]
-        errors = [float(edit_errors(references, ids).sum()) for ids in found.values()]
+            found["ctc"] = [words(each.ctc) for each in hypotheses]
+        errors = [float(count_errors(references, heard).errors) for heard in found.values()]
         length = float(sum(len(reference) for reference in references))
         *errors, length = collective.sum([*errors, length])
         rates = {

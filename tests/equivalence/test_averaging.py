@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 from tiny_runs import assert_close, free_port, last_weights, run
 
 from kd_ray.config.load import ConfigError
-from kd_ray.models.checkpoint import CheckpointError
+from kd_ray.models.checkpoint import CheckpointError, load_model, save_model
+from kd_ray.storage import fetch_folder, publish_folder
 from kd_ray.students import loop, session
-from kd_ray.students.collective import ProcessGroup
+from kd_ray.students.collective import Alone, ProcessGroup
 from kd_ray.students.last_models import LastModels
 
 OPTIONS = {"training__epochs": 3, "training__average_last": 2}
@@ -94,7 +95,53 @@ def test_models_of_updates_that_are_repeated_are_dropped(tmp_path):
 def test_an_average_of_nothing_says_where_it_looked(tmp_path):
     last = LastModels(tmp_path / "validated", 3, lambda folder, extra: None)
     with pytest.raises(CheckpointError, match=r"average_last is 3, but .*validated holds no model"):
-        last.average_into(torch.nn.Linear(1, 1))
+        last.average_into(torch.nn.Linear(1, 1), Alone())
+
+
+class Told:
+    """A worker of two, one after the other: what the first says, the second hears."""
+
+    world = 2
+
+    def __init__(self, rank, said):
+        self.rank, self.said = rank, said
+
+    def gather(self, values):
+        self.said.update(values)
+        return dict(self.said)
+
+
+def test_workers_on_other_nodes_average_the_models_that_the_first_one_has(far, tiny_root):
+    def last_models():
+        def write(place, extra):
+            found = load_model(tiny_root / "teachers/t0")
+            with torch.no_grad():
+                for values in found.model.parameters():
+                    values.mul_(extra["update"])
+            save_model(place, found.model, tokens=found.tokens, extra=extra)
+            publish_folder(place)
+
+        return LastModels(far.root / "runs" / "far" / "validated", 2, write)
+
+    last_models().add(1)
+    # A node that joined then, and has not seen what came later.
+    far.other_node()
+    late = last_models()
+    fetch_folder(late.folder)
+    assert late.updates() == [1]
+    far.other_node()
+    leading = last_models()
+    fetch_folder(leading.folder)
+    for update in (2, 3):
+        leading.add(update)
+    said, averages = {}, []
+    for rank, each in enumerate((leading, late)):
+        if rank == 1:
+            far.node(1)
+        model = load_model(tiny_root / "teachers/t0").model
+        assert each.average_into(model, Told(rank, said)) == [2, 3]
+        averages.append(model.state_dict())
+    assert equal(*averages)
 
 
 def test_one_model_is_no_average(tiny_root):

@@ -92,9 +92,11 @@ def up(spec: PoolSpec, *, replace: bool = False, detached: bool = True) -> PoolA
         )
     try:
         address: PoolAddress | None = None
+        # The manager is a process that has to start as well.
+        patience_s = _ANSWER_S + config.hosts.start_timeout_s
         while address is None:
-            address = _ask(manager.ready.remote(_ANSWER_S), 2 * _ANSWER_S)
-    except (PoolStartError, *HOST_GONE) as error:
+            address = _ask(manager.ready.remote(_ANSWER_S), patience_s)
+    except (PoolStartError, PoolError, *HOST_GONE) as error:
         if found:
             # Jobs may be attached to it.
             raise PoolStartError(
@@ -288,9 +290,18 @@ def _existing(name: str) -> Any:
 
 
 def _ask(reference: Any, timeout_s: float | None = _ANSWER_S) -> Any:
-    """What the manager says; its own errors come without Ray's around them."""
+    """What the manager says; its own errors come without Ray's around them.
+
+    Raises:
+        PoolError: it says nothing within `timeout_s`.
+    """
     try:
         return ray.get(reference, timeout=timeout_s)
+    except ray.exceptions.GetTimeoutError:
+        raise PoolError(
+            f"the pool's manager did not answer within {timeout_s:g} s: its process is starting, "
+            "or its node is very busy; ask again"
+        ) from None
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, RuntimeError | ValueError):
             raise error.cause from None

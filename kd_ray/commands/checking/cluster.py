@@ -14,6 +14,7 @@ from kd_ray.config.commands import (
     TrainConfig,
     TrainTeachersConfig,
 )
+from kd_ray.config.placing import DecodingActors, PlacedActors
 from kd_ray.config.pool import PoolConfig
 from kd_ray.config.recipes import RecipeConfig, StudyConfig
 from kd_ray.config.search import SearchConfig
@@ -68,11 +69,9 @@ def wishes_of(config: Section, root: Path) -> list[Wish]:
         case TrainTeachersConfig():
             wishes.append(_workers(config.base.workers, "training workers of one teacher"))
         case InferTeachersConfig():
-            resources = {"CPU": config.cpus_per_actor, "GPU": config.gpus_per_actor}
-            resources |= config.resources_per_actor
-            most = config.actors if config.actors > 1 else None
-            labels = config.label_selector
-            wishes.append(Wish("inference actors", 1, resources, labels, most))
+            wishes.append(_actors("inference actors", config, config.actors))
+        case DecodingActors() if config.actors:
+            wishes.append(_actors("decoding actors", config, config.actors))
         case PoolConfig():
             wishes.append(_hosts(config.hosts))
         case SearchConfig():
@@ -82,6 +81,13 @@ def wishes_of(config: Section, root: Path) -> list[Wish]:
         case StudyConfig():
             wishes.append(_tasks(config.parallel))
     return wishes
+
+
+def _actors(what: str, each: PlacedActors, actors: int) -> Wish:
+    """One is enough to begin with."""
+    resources = {"CPU": each.cpus_per_actor, "GPU": each.gpus_per_actor}
+    resources |= each.resources_per_actor
+    return Wish(what, 1, resources, each.label_selector, actors if actors > 1 else None)
 
 
 def notes_of_changes(workers: Workers, training: Training) -> list[str]:

@@ -8,14 +8,17 @@ from kd_ray.commands.checking.findings import Findings
 from kd_ray.commands.train_teachers import teacher_configs
 from kd_ray.config.commands import DistillConfig, PrepareConfig, TrainConfig, TrainTeachersConfig
 from kd_ray.config.data import ManifestCorpus
-from kd_ray.config.evaluation import DecodeConfig, EvaluateConfig
+from kd_ray.config.evaluation import CascadeSystem, DecodeConfig, EvaluateConfig
+from kd_ray.config.generation import TranscribeConfig, TranslateConfig
 from kd_ray.config.model import Model, TextToText
 from kd_ray.config.training import Workers
 from kd_ray.evaluation.system import read_teacher_list, resolve_checkpoint
 from kd_ray.evaluation.token_file import token_file
 from kd_ray.models.checkpoint import read_config
+from kd_ray.speech.joining import read_generate_log
 from kd_ray.speech.manifest import Utterance, read_manifest
 from kd_ray.speech.tokens import Tokens
+from kd_ray.storage import fetch
 from kd_ray.students.materials import read_split
 
 
@@ -120,8 +123,22 @@ def check_evaluate(config: EvaluateConfig, root: Path, found: Findings) -> None:
 
 def check_decode(config: DecodeConfig, root: Path, found: Findings) -> None:
     """The system, and what it is to decode."""
-    parts = config.system
-    for folder in [parts] if isinstance(parts, str) else [parts.asr, parts.mt]:
-        found.attempt(lambda place=folder: read_config(resolve_checkpoint(root / place)))
+    _check_system(config.system, root, found)
     if config.manifest is not None:
         found.attempt(read_manifest, root / config.manifest)
+
+
+def check_generate(config: TranscribeConfig | TranslateConfig, root: Path, found: Findings) -> None:
+    """The manifest, and what writes its texts anew."""
+    rows = found.attempt(read_manifest, root / config.manifest)
+    if config.log is not None:
+        log = found.attempt(lambda path=config.log: read_generate_log(fetch(root / path)))
+        if rows is not None and log is not None:
+            found.attempt(log.texts, [row.id for row in rows], config.log_lines)
+    if config.system is not None:
+        _check_system(config.system, root, found)
+
+
+def _check_system(place: str | CascadeSystem, root: Path, found: Findings) -> None:
+    for folder in [place] if isinstance(place, str) else [place.asr, place.mt]:
+        found.attempt(lambda place=folder: read_config(resolve_checkpoint(root / place)))

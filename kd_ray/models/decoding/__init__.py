@@ -2,10 +2,12 @@
 
 from kd_ray.models.decoding.beam import BeamHypothesis, attention_beam
 from kd_ray.models.decoding.ctc import ctc_collapse, ctc_greedy
+from kd_ray.models.decoding.finite import NotFinite
 from kd_ray.models.decoding.single import attention_greedy, attention_sample
 
 __all__ = [
     "BeamHypothesis",
+    "NotFinite",
     "attention_beam",
     "attention_greedy",
     "attention_sample",

@@ -3,12 +3,14 @@
 Shapes: B rows (of `encoded`), A rows that still search, k beam, V vocabulary.
 """
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from kd_ray.core.contracts import Labels
+from kd_ray.models.decoding.finite import Watch
 from kd_ray.models.decoding.forced import ForcedTokens
 from kd_ray.models.encoders import Encoded
 
@@ -62,6 +64,10 @@ def attention_beam(
     Returns:
         For each row at least one and at most k hypotheses. Blank and bos are never emitted (unless
         forced). A row does not depend on its batch mates.
+
+    Raises:
+        NotFinite: logits are NaN or infinite, unless the model is in training or a prefix is
+            given: then a row that finds nothing has its prefix as a hypothesis of score NaN.
     """
     if beam_size < 1:
         raise ValueError(f"beam_size must be at least 1, got {beam_size}")
@@ -72,10 +78,11 @@ def attention_beam(
     while search.rows.numel():
         search.advance(position)
         position += 1
+    search.watch.check()
     return [
         # Stable, so that equal scores keep the order in which they were found.
-        sorted(found, key=lambda hypothesis: -hypothesis.score)[:beam_size]
-        for found in search.found
+        sorted(found or [search.nothing(row)], key=lambda hypothesis: -hypothesis.score)[:beam_size]
+        for row, found in enumerate(search.found)
     ]
 
 
@@ -94,6 +101,7 @@ class _Search:
         device = encoded.states.device
         count = len(max_lengths)
         self.model = model
+        self.watch = Watch(model, prefix)
         self.beam = beam_size
         self.length_penalty = length_penalty
         self.found: list[list[BeamHypothesis]] = [[] for _ in range(count)]
@@ -113,6 +121,7 @@ class _Search:
     def advance(self, position: int) -> None:
         """One more token for every hypothesis."""
         logits, state = self.model.step(self.tokens, self.state)
+        self.watch.look(logits)
         vocabulary = logits.shape[1]
         log_probs = self._allowed(torch.log_softmax(logits.float(), dim=1), position)
         totals = self.scores.unsqueeze(2) + log_probs.view(len(self.rows), self.beam, vocabulary)
@@ -137,6 +146,12 @@ class _Search:
         self.written = torch.cat([self.written[sources], self.tokens.unsqueeze(1)], dim=1)
         unmoved = torch.arange(len(logits), device=sources.device)
         self.state = state if torch.equal(sources, unmoved) else self.model.select(state, sources)
+
+    def nothing(self, row: int) -> BeamHypothesis:
+        """What is left of a row whose log-probabilities became NaN before a hypothesis ended."""
+        forced = self.forced.ids[row, : int(self.forced.lengths[row])].tolist()
+        tokens = forced[: forced.index(self.model.eos)] if self.model.eos in forced else forced
+        return BeamHypothesis(tokens, math.nan, math.nan)
 
     def _allowed(self, log_probs: Tensor, position: int) -> Tensor:
         """Log-probabilities (A*k, V), -inf where a token may not be written here."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kd_ray.core.contracts import Labels
+from kd_ray.models.decoding.finite import Watch
 from kd_ray.models.decoding.forced import ForcedTokens
 from kd_ray.models.encoders import Encoded
 
@@ -46,6 +47,10 @@ def attention_greedy(
         Ids of each row without bos and eos. Blank and bos are never emitted (unless forced). A row
         does not depend on its batch mates; the batch ends when the last row has. Ties go to the
         lowest id.
+
+    Raises:
+        NotFinite: logits are NaN or infinite, unless the model is in training or a prefix is
+            given: then what is written behind them means nothing.
     """
     return _write(model, encoded, max_lengths, prefix, lambda logits, _, __: logits.argmax(-1))
 
@@ -74,7 +79,7 @@ def attention_sample(
         prefix: as in `attention_greedy`.
 
     Returns:
-        As `attention_greedy`.
+        As `attention_greedy`; so are errors.
     """
     if len(seeds) != len(max_lengths):
         raise ValueError(f"{len(max_lengths)} rows need as many seeds, got {len(seeds)}")
@@ -143,8 +148,10 @@ def _write(
     writes = limits > 0
     tokens = torch.full((count,), model.bos, device=device)
     state = model.begin(encoded)
+    watch = Watch(model, prefix)
     for position in range(longest):
         logits, state = model.step(tokens, state)
+        watch.look(logits, writes)
         logits[:, [model.blank, model.bos]] = float("-inf")
         tokens = choose(logits, position, rows)
         demand = forced.at(position, rows)
@@ -161,4 +168,5 @@ def _write(
             kept = writes.nonzero().squeeze(1)
             state = model.select(state, kept)
             rows, tokens, writes = rows[kept], tokens[kept], writes[kept]
+    watch.check()
     return [path[:length] for path, length in zip(written.tolist(), lengths.tolist(), strict=True)]

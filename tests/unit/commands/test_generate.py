@@ -1,5 +1,7 @@
 """Manifests whose texts a system or a log wrote."""
 
+import logging
+import shutil
 from dataclasses import replace
 from itertools import product
 
@@ -8,16 +10,26 @@ import sacrebleu
 import tiny
 import torch
 
-from kd_ray.commands.generate import Choice, NothingToRead, transcribe, translate
+from kd_ray.commands.check import check as look_at
+from kd_ray.commands.generate import (
+    Choice,
+    NothingToRead,
+    hypotheses_folder,
+    transcribe,
+    translate,
+)
 from kd_ray.config.load import ConfigError, check
 from kd_ray.config.model import TextToText
+from kd_ray.evaluation import decode
 from kd_ray.evaluation.cascade import load_any
 from kd_ray.evaluation.decode import Search, decode_utterances
+from kd_ray.evaluation.kept_texts import kept_texts
 from kd_ray.models.build import build_model
 from kd_ray.models.checkpoint import save_model
 from kd_ray.speech.joining import JoinError
 from kd_ray.speech.manifest import read_manifest, write_manifest
 from kd_ray.speech.tokens import Tokens
+from kd_ray.storage import StorageError
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +95,20 @@ def test_a_share_of_the_rows_gets_the_new_text_the_same_ones_each_time(tiny_root
     texts = [row.translation for row in read_manifest(first.manifest)]
     assert texts == again
     assert 0 < first.mixed == sum(text.startswith("neu") for text in texts) < 6
+
+
+def test_rows_of_a_mix_keep_their_old_text_where_the_new_one_is_empty(tiny_root, expert):
+    log = tiny_root / "mixed.log"
+    texts = ["eins", "", "drei", "", "fuenf"]
+    log.write_text("".join(f"D-{number}\t0\t{text}\n" for number, text in enumerate(texts)))
+    config = settings("translate", log="mixed.log", share=0.999, keep_old_as="gold")
+    result = translate(config, tiny_root)
+    old = read_manifest(tiny_root / "data" / "texts.parquet")
+    rows = read_manifest(result.manifest)
+    gold = [row.translation for row in old]
+    assert [row.translation for row in rows] == ["eins", gold[1], "drei", gold[3], "fuenf", gold[5]]
+    assert [row.extra["gold"] for row in rows] == gold
+    assert (result.mixed, result.left_out) == (3, 0)
 
 
 def test_transcripts_of_a_recogniser_come_with_their_word_error_rate(tiny_root, expert):
@@ -177,3 +203,117 @@ def test_what_does_not_belong_together_is_refused(tiny_root, expert):
     write_manifest(tiny_root / "data" / "empty.parquet", [])
     with pytest.raises(NothingToRead, match="has no rows"):
         translate(settings("translate", system=expert, manifest="data/empty.parquet"), tiny_root)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Utterance ids, batch by batch, as they are decoded; the third batch of a run may fail."""
+    batches, decode_one = [], decode.decode_batch
+
+    def watched(system, rows, root, search):
+        if watched.fails and len(batches) == 2:
+            raise KeyboardInterrupt
+        batches.append([row.id for row in rows])
+        return decode_one(system, rows, root, search)
+
+    watched.fails = False
+    monkeypatch.setattr(decode, "decode_batch", watched)
+    return batches, watched
+
+
+@pytest.mark.parametrize("more", [{}, NEAREST], ids=["best", "nearest"])
+def test_an_interrupted_command_goes_on_where_it_was(tiny_root, expert, decoded, more):
+    batches, watched = decoded
+    whole, torn = (
+        settings("translate", system=expert, output=f"data/{name}-{len(more)}.parquet",
+                 batch_size=2, **more)
+        for name in ("whole", "torn")
+    )  # fmt: skip
+    expected = translate(whole, tiny_root)
+    all_batches = batches.copy()
+    batches.clear()
+    watched.fails = True
+    with pytest.raises(KeyboardInterrupt):
+        translate(torn, tiny_root)
+    assert not (tiny_root / torn.output).exists()
+    # What a killed process was writing.
+    (kept,) = hypotheses_folder(torn, tiny_root).glob("*.jsonl")
+    with kept.open("a") as file:
+        file.write('{"id": "half')
+    watched.fails = False
+    result = translate(torn, tiny_root)
+    assert batches == all_batches
+    assert read_manifest(result.manifest) == read_manifest(expected.manifest)
+    assert result.choice == expected.choice
+    # Another share of the same texts, and the same once more, cost no decoding.
+    translate(torn.model_copy(update={"share": 0.5}), tiny_root)
+    assert read_manifest(translate(torn, tiny_root).manifest) == read_manifest(expected.manifest)
+    assert batches == all_batches
+
+
+def test_what_something_else_wrote_is_not_taken_and_stays(tiny_root, expert, decoded, caplog):
+    batches, _ = decoded
+    first = settings("translate", system=expert, output="data/other.parquet", decoding="attention")
+    written = read_manifest(translate(first, tiny_root).manifest)
+    rows = read_manifest(tiny_root / "data" / "texts.parquet")
+    write_manifest(tiny_root / "data" / "less.parquet", rows[1:])
+    config = first
+    changes = [{"decoding": "beam"}, {"beam_size": 3}, {"manifest": "data/less.parquet"}]
+    for others, change in enumerate(changes, start=1):
+        batches.clear()
+        config = config.model_copy(update=change)
+        with caplog.at_level(logging.INFO, logger="kd_ray"):
+            caplog.clear()
+            translate(config, tiny_root)
+        assert sum(map(len, batches)) == (5 if "manifest" in change else 6)
+        assert f"{others} files of texts that another system" in caplog.messages[0]
+    batches.clear()
+    assert read_manifest(translate(first, tiny_root).manifest) == written
+    assert batches == []
+
+
+def test_two_processes_do_not_write_the_same_texts(tiny_root, expert, monkeypatch):
+    config = settings("translate", system=expert, output="data/twice.parquet")
+    with kept_texts(hypotheses_folder(config, tiny_root), {}):
+        monkeypatch.setattr("os.getpid", lambda: 1)
+        monkeypatch.setattr("kd_ray.storage.lock.PATIENCE_S", 0.1)
+        with pytest.raises(StorageError, match="is being written by process"):
+            translate(config, tiny_root)
+
+
+def test_texts_at_an_address_are_found_from_another_node(far, tiny_root, expert, decoded):
+    batches, watched = decoded
+    for name in ("data/texts.parquet", "data/tokens.json"):
+        target = far.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tiny_root / name, target)
+    config = settings("translate", system=str(tiny_root / expert), batch_size=2)
+    watched.fails = True
+    with pytest.raises(KeyboardInterrupt):
+        translate(config, far.root)
+    far.other_node()
+    watched.fails = False
+    rows = read_manifest(translate(config, far.root).manifest)
+    assert len(batches) == 3
+    assert rows == read_manifest(translate(config, tiny_root).manifest)
+    assert (far.folder / "data" / "new.parquet").exists()
+
+
+def test_a_check_reads_what_the_command_would_read(tiny_root, expert):
+    def problems(**changes):
+        return look_at(settings("translate", **changes), tiny_root).problems
+
+    assert problems(system=expert) == []
+    (problem,) = problems(system="nowhere")
+    assert "nowhere does not exist" in problem
+    missing = problems(system={"asr": "teachers/t0", "mt": "nowhere"}, manifest="data/no.parquet")
+    assert len(missing) == 2
+    (tiny_root / "far.log").write_text("D-99\t0\tzu weit\n")
+    (problem,) = problems(log="far.log")
+    assert "sentence 99, the data set 6 rows" in problem
+
+
+def test_places_of_actors_need_actors():
+    for changes in ({"gpus_per_actor": 0.5}, {"label_selector": {"kind": "a"}}):
+        with pytest.raises(ConfigError, match="actors is 0; set actors to 1 or more"):
+            settings("transcribe", system="a", **changes)

@@ -208,6 +208,9 @@ TEXT = {"type": "text_to_text"}
         ({"model": {**SPEECH, "ctc": True}, "training": {"select_by": "bleu"}},
          "allowed: attention or ctc"),
         ({"model": TEXT, "loss": {"ctc_weight": 0}}, "data.source_tokens is needed"),
+        ({"loss": {"ctc_weight": 1}}, r"loss.ctc_weight is 1, so the decoder.*select_by to ctc"),
+        ({"loss": {"ctc_weight": 0}, "training": {"select_by": "ctc"}},
+         "the CTC head learns nothing.*raise loss.ctc_weight, or set training.select_by to att"),
     ],
 )  # fmt: skip
 def test_what_an_architecture_cannot_have_is_refused(changes, words):

@@ -13,7 +13,6 @@ from torch import Tensor
 from kd_ray.config.model import Model, Recognizer
 from kd_ray.models.build import build_model
 from kd_ray.models.encoders import Encoded
-from kd_ray.models.sequence_model import freeze_encoder
 
 PREFIX = torch.tensor(
     [[3, 4, 5, 6, 7], [7, 8, 3, 3, 9], [9, 1, 1, 1, 1], [4, 4, 9, 9, 3], [8, 7, 6, 5, 4]]
@@ -169,27 +168,6 @@ def test_models_say_what_they_read() -> None:
     for kind in ("berard", "text"):
         with pytest.raises(ValueError, match="has no CTC head"):
             models[kind].ctc_logits(encode(models[kind]))
-
-
-def test_a_frozen_encoder_stands_still_and_learns_again_when_released() -> None:
-    model = make("speech_transformer")
-
-    def step() -> dict[str, Tensor]:
-        before = {name: value.clone() for name, value in model.state_dict().items()}
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.1, weight_decay=0.1)
-        model.decoder_logits(encode(model), PREFIX, PREFIX_LENGTHS).square().mean().backward()
-        optimizer.step()
-        return {
-            name: value
-            for name, value in model.state_dict().items()
-            if not torch.equal(value, before[name])
-        }
-
-    step()  # leaves gradients behind, which freezing must not let act
-    freeze_encoder(model, frozen=True)
-    assert not [name for name in step() if name.startswith("encoder.")]
-    freeze_encoder(model, frozen=False)
-    assert [name for name in step() if name.startswith("encoder.")]
 
 
 def test_a_section_without_type_is_a_recogniser() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from kd_ray.speech.joining import (
     JoinError,
-    mix_columns,
+    drawn,
     read_generate_log,
     replace_column,
     without,
@@ -55,26 +55,20 @@ def test_texts_of_other_rows_are_refused() -> None:
 
 
 def test_a_mix_depends_on_seed_and_id_alone() -> None:
-    gold = [Utterance(f"u{number}", transcript="gold") for number in range(2000)]
-    made = [Utterance(f"u{number}", transcript="made") for number in range(2000)]
+    names = [f"u{number}" for number in range(2000)]
+    made = dict.fromkeys(names, "made")
 
-    def chosen(share: float, seed: int = 1, rows: list[Utterance] = gold) -> set[str]:
-        mixed, count = mix_columns(rows, made, "transcript", share=share, seed=seed)
-        found = {row.id for row in mixed if row.transcript == "made"}
-        assert len(found) == count
-        return found
+    def chosen(share: float, seed: int = 1, texts: dict[str, str] = made) -> set[str]:
+        return set(drawn(texts, share=share, seed=seed))
 
     assert abs(len(chosen(0.3)) - 600) < 80
     assert chosen(0.3) < chosen(0.6)
-    assert chosen(0.3, rows=gold[::-1]) == chosen(0.3)
+    assert chosen(0.3, texts=dict.fromkeys(names[::-1], "made")) == chosen(0.3)
     assert chosen(0.3, seed=2) != chosen(0.3)
     assert (len(chosen(0.0)), len(chosen(1.0))) == (0, 2000)
-    mixed, count = mix_columns(
-        ROWS, [Utterance("a"), Utterance("b", transcript="")], "transcript", share=1.0, seed=1
-    )
-    assert (mixed, count) == (ROWS, 0)
+    assert drawn({"a": "", "b": " ", "c": "no"}, share=1.0, seed=1) == {"c": "no"}
     with pytest.raises(JoinError, match="share"):
-        mix_columns(gold, made, "transcript", share=1.5, seed=1)
+        drawn(made, share=1.5, seed=1)
 
 
 LOG = """2023-01-01 00:00:00 | INFO | fairseq_cli.generate | loading

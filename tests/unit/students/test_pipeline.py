@@ -2,7 +2,7 @@ import pytest
 import tiny
 
 from kd_ray.config.data import Batches
-from kd_ray.core.contracts import Busy
+from kd_ray.core.contracts import Busy, TeachersGone
 from kd_ray.speech.batches import GlobalBatches
 from kd_ray.speech.features import LogMelExtractor
 from kd_ray.speech.manifest import read_manifest
@@ -152,3 +152,19 @@ def test_epochs_end_where_their_utterances_end(data):
 def test_starting_later_gives_the_later_updates(data):
     whole = [update.utterance_ids for update in make(data).updates(0)]
     assert [update.utterance_ids for update in make(data).updates(4)] == whole[4:]
+
+
+@pytest.mark.parametrize("error", [TeachersGone, TimeoutError])
+def test_a_planner_that_gets_no_answer_is_told_where_signals_are_collected(data, error):
+    class Planner:
+        def plan(self, batch, update, epoch):
+            raise error("nobody answers")
+
+        def remember(self, update, read):
+            pass
+
+    pipeline = make(data, RecordingSource())
+    pipeline.planner = Planner()
+    first = next(pipeline.updates(0))
+    with pytest.raises(error, match="nobody answers"):
+        pipeline.collect(first, 1.0)
