@@ -47,10 +47,10 @@ demo-search: $(STAMP)
 	@$(PY) jobs/recipe.py configs/demo/search_recipe.yaml
 
 test: $(STAMP)
-	$(PY) -m pytest -n 2 --dist loadgroup
+	$(PY) -m pytest --durations=25 -n 2 --dist loadgroup
 
 test-slow: $(STAMP)
-	$(PY) -m pytest -m 'slow and not long and not gpu'
+	$(PY) -m pytest --durations=40 -m 'slow and not long and not gpu'
 
 test-long: $(STAMP)
 	$(PY) -m pytest -m 'long and not gpu'

@@ -1,6 +1,7 @@
 """Pools that run by themselves: jobs come and go, share teachers and what those said."""
 
 import dataclasses
+import functools
 import os
 import signal as signals
 import time
@@ -10,8 +11,14 @@ import pytest
 import ray
 import tiny
 import torch
-from doubles import load_fake_teachers, request
-from pool_help import FOUR, assert_same_signal, is_gone, local_signal, until
+from doubles import load_after_deaths, load_fake_teachers, request
+from pool_help import (
+    FOUR,
+    assert_same_signal,
+    is_gone,
+    local_signal,
+    until,
+)
 from safetensors.torch import load_file
 
 from kd_ray.cluster.pool import PoolError, PoolSource, PoolStartError, attach, service
@@ -176,6 +183,29 @@ def test_hosts_go_on_while_the_manager_is_away_and_it_finds_them_again(shared):
     until(lambda: [job.name for job in service.status(shared).jobs] == ["patient"])
     source.close()
     attachment.close()
+
+
+@pytest.mark.slow
+def test_a_manager_that_comes_back_while_hosts_die_brings_the_pool_up(tmp_path):
+    load = functools.partial(load_after_deaths, tmp_path)
+    spec = PoolSpec(config("hunted", hosts={"max_deaths": 4}), tuple(map(str, FOUR)), load=load)
+    address = service.up(spec)
+    manager = ray.get_actor("kd_ray-manager-hunted", namespace=NAMESPACE)
+    pid = ray.get(manager.__ray_call__.remote(lambda self: os.getpid()))
+    (tmp_path / "one death").touch()
+    for victim in (pid, address.hosts[0].pid):
+        os.kill(victim, signals.SIGKILL)
+    # The host that takes the place of the one that died, dies as well.
+    attachment = attach(section("hunted"), job="unmoved")
+    assert not list(tmp_path.iterdir())
+    source = PoolSource(attachment.address, job="unmoved")
+    one = request(22)
+    assert_same_signal(source.ask(one).result(60), local_signal(FOUR, one, range(4)))
+    assert "start_failed" not in kinds("hunted")
+    assert "host_died" in kinds("hunted")
+    source.close()
+    attachment.close()
+    service.down("hunted")
 
 
 def _state(name):

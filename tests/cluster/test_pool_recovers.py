@@ -1,15 +1,17 @@
 """Losses that a pool makes good: replicas, hosts that are started again, teachers that return."""
 
 import dataclasses
+import functools
 import os
 import signal as signals
 import time
 from pathlib import Path
 
 import pytest
-from doubles import request
+from doubles import load_after_deaths, request
 from pool_help import (
     FOUR,
+    SETTINGS,
     Events,
     assert_same_signal,
     attach,
@@ -20,7 +22,7 @@ from pool_help import (
     until,
 )
 
-from kd_ray.cluster.pool import PoolSource
+from kd_ray.cluster.pool import PoolSource, PoolStartError, TeacherPool
 from kd_ray.cluster.pool.address import arrays_bytes
 from kd_ray.core.contracts import TeachersGone
 
@@ -207,3 +209,29 @@ def test_a_client_that_closes_gives_its_requests_up(two_copies):
     with pytest.raises(RuntimeError, match="closed"):
         source.ask(request(1))
     assert source.bytes_in_flight == 0
+
+
+@pytest.mark.slow
+def test_a_host_that_dies_while_it_loads_its_teachers_is_started_again(tmp_path):
+    (tmp_path / "one death").touch()
+    events = Events()
+    settings = SETTINGS.model_copy(update={"hosts": 2, "max_deaths": 1})
+    load = functools.partial(load_after_deaths, tmp_path)
+    with TeacherPool.start(FOUR, settings, load=load, on_event=events) as pool:
+        assert events.kinds == ["host_died"]
+        assert "died while it loaded its teachers" in events[0][1]["reason"]
+        source, _ = attach(pool, quorum=1.0)
+        one = request(1)
+        assert_same_signal(source.ask(one).result(30), local_signal(FOUR, one, range(4)))
+        source.close()
+
+
+@pytest.mark.slow
+def test_a_host_that_dies_again_and_again_while_it_loads_is_given_up(tmp_path):
+    for death in range(3):
+        (tmp_path / str(death)).touch()
+    settings = SETTINGS.model_copy(update={"hosts": 1, "max_deaths": 2})
+    load = functools.partial(load_after_deaths, tmp_path)
+    with pytest.raises(PoolStartError, match=r"(?s)could not load.*fakes/4\) after 3 attempts: "):
+        TeacherPool.start(FOUR, settings, load=load)
+    assert not list(tmp_path.iterdir())

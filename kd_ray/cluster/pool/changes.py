@@ -14,6 +14,7 @@ from kd_ray.cluster.pool.hosts import HostStarter, PoolStartError, kill_hosts
 from kd_ray.cluster.pool.keeper import PoolKeeper
 from kd_ray.cluster.pool.plan import PoolPlan
 from kd_ray.cluster.pool.roster import HOST_GONE, one_line
+from kd_ray.cluster.pool.starting import await_arrivals
 from kd_ray.core.contracts import TeacherInfo
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class PoolChanges:
                 if name not in self._keeper.arrivals:
                     came[name] = self._starter.start_host(after, name)
             grown = self._add_teachers(after, added)
-            arrivals = self._starter.await_arrivals(after, came)
+            arrivals = await_arrivals(self._starter, after, came)
             _check_places(after, self._keeper.known, [*grown.values(), *arrivals.values()])
         except (PoolStartError, PoolChangeError, ValueError) as error:
             self._undo(came, added)

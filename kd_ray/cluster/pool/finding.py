@@ -15,17 +15,14 @@ import ray
 from ray import cloudpickle
 from ray.experimental import internal_kv
 
-from kd_ray.cluster.pool.address import NAMESPACE, HostHandle, hosts_prefix
-from kd_ray.cluster.pool.hosts import HostStarter, kill_hosts
+from kd_ray.cluster.pool.address import NAMESPACE, HostArrival, HostHandle, hosts_prefix
+from kd_ray.cluster.pool.hosts import kill_hosts
 from kd_ray.cluster.pool.plan import PoolPlan, PoolSpec
 from kd_ray.cluster.pool.roster import one_line
 from kd_ray.cluster.runtime import named_actors
 
 logger = logging.getLogger(__name__)
 
-_BURIED_S = 30.0
-"""Longest time until Ray has buried a host, and another may have its name."""
-_LOOK_S = 0.25
 _ANSWER_S = 3.0
 _TABLE = b"kd_ray"
 """Namespace of our keys."""
@@ -88,36 +85,26 @@ def hosts_of(pool: str) -> list[str]:
 
 def running_hosts(
     plan: PoolPlan, patience_s: float, on_dead: Callable[[str, str], None]
-) -> dict[str, HostHandle]:
-    """Hosts of a plan that run and are well; others are ended.
+) -> dict[str, tuple[HostHandle, HostArrival]]:
+    """Hosts of a plan that run and are well, and what they say; others are ended.
 
     Args:
         plan: names them.
         patience_s: for all of them to answer.
         on_dead: hears the name of each that is ended, and why.
     """
-    found: dict[str, HostHandle] = {}
+    handles: dict[str, HostHandle] = {}
     for name in plan.hosts:
         with contextlib.suppress(ValueError):
-            found[name] = ray.get_actor(name, namespace=NAMESPACE)
-    asked = {name: handle.arrive.remote() for name, handle in found.items()}
+            handles[name] = ray.get_actor(name, namespace=NAMESPACE)
+    asked = {name: handle.arrive.remote() for name, handle in handles.items()}
     limit_s = time.monotonic() + patience_s
+    found: dict[str, tuple[HostHandle, HostArrival]] = {}
     for name, reference in asked.items():
+        left_s = max(0.0, limit_s - time.monotonic())
         try:
-            ray.get(reference, timeout=max(0.0, limit_s - time.monotonic()))
+            found[name] = (handles[name], ray.get(reference, timeout=left_s))
         except ray.exceptions.RayError as error:
-            kill_hosts([found.pop(name)])
+            kill_hosts([handles[name]])
             on_dead(name, f"{name}: found so by a new manager: {one_line(error)}")
     return found
-
-
-def start_when_free(starter: HostStarter, plan: PoolPlan, name: str) -> HostHandle:
-    """Start a host; of its name there may be one that was ended and is not buried yet."""
-    limit_s = time.monotonic() + _BURIED_S
-    while True:
-        try:
-            return starter.start_host(plan, name)
-        except ValueError:
-            if time.monotonic() >= limit_s:
-                raise
-            time.sleep(_LOOK_S)

@@ -1,4 +1,4 @@
-"""Teacher hosts as Ray actors: the process around a `TeacherHost`, and bringing several up."""
+"""Teacher hosts as Ray actors: the process around a `TeacherHost`, and how it is started."""
 
 import dataclasses
 import logging
@@ -183,7 +183,7 @@ HostActor = ray.remote(HostProcess)
 
 
 class HostStarter:
-    """Starts a pool's host processes, and waits for them."""
+    """Starts a pool's host processes."""
 
     def __init__(
         self,
@@ -206,6 +206,11 @@ class HostStarter:
     def start_timeout_s(self) -> float:
         """Longest wait for a host to load its teachers."""
         return self._settings.start_timeout_s
+
+    @property
+    def max_deaths(self) -> int:
+        """How often a host may die and is started again."""
+        return self._settings.max_deaths
 
     def start_host(
         self,
@@ -248,30 +253,15 @@ class HostStarter:
         )  # fmt: skip
         return handle
 
-    def await_arrivals(
-        self, plan: PoolPlan, handles: Mapping[str, HostHandle]
-    ) -> dict[str, HostArrival]:
-        """Wait until these hosts' teachers are loaded, or say which are not and why."""
-        references = {name: handle.arrive.remote() for name, handle in handles.items()}
-        limit_s = self._settings.start_timeout_s
-        _, late = ray.wait(list(references.values()), num_returns=len(references), timeout=limit_s)
-        arrivals = {}
-        for name, reference in references.items():
-            folders = ", ".join(map(str, plan.folders(name).values()))
-            if reference in late:
-                raise PoolStartError(
-                    f"{name} did not start within {limit_s:g} s (teachers: {folders}). It asks for "
-                    f"{self._wish()}; the cluster has {self._offer()}. Ways out: lower "
-                    "teachers.source.hosts, cpus_per_host or gpus_per_host, or raise "
-                    "teachers.source.start_timeout_s if the teachers are large."
-                )
-            try:
-                arrivals[name] = ray.get(reference)
-            except (ray.exceptions.RayActorError, ray.exceptions.RayTaskError) as error:
-                raise PoolStartError(
-                    f"{name} could not load its teachers ({folders}): {error}"
-                ) from error
-        return arrivals
+    def too_late(self, plan: PoolPlan, name: str) -> PoolStartError:
+        """Why a host may not have started in time, and the ways out."""
+        folders = ", ".join(map(str, plan.folders(name).values()))
+        return PoolStartError(
+            f"{name} did not start within {self.start_timeout_s:g} s (teachers: {folders}). It "
+            f"asks for {self._wish()}; the cluster has {self._offer()}. Ways out: lower "
+            "teachers.source.hosts, cpus_per_host or gpus_per_host, or raise "
+            "teachers.source.start_timeout_s if the teachers are large."
+        )
 
     def address(
         self,

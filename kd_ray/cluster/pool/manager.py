@@ -27,13 +27,14 @@ from kd_ray.cluster.pool.changes import (
     address_of,
     is_incomplete,
 )
-from kd_ray.cluster.pool.finding import Kept, keep, newest_kept, running_hosts, start_when_free
+from kd_ray.cluster.pool.finding import Kept, keep, newest_kept, running_hosts
 from kd_ray.cluster.pool.hosts import HostStarter, PoolStartError, kill_hosts
 from kd_ray.cluster.pool.jobs import Job, JobBook, Lease
 from kd_ray.cluster.pool.keeper import PoolKeeper
 from kd_ray.cluster.pool.nodes import node_views
 from kd_ray.cluster.pool.plan import PoolPlan, PoolSpec, first_plan, weight_bytes
 from kd_ray.cluster.pool.scaler import PoolScaler, healed
+from kd_ray.cluster.pool.starting import await_arrivals, start_when_free
 from kd_ray.cluster.pool.status import PoolState, PoolStatus, ask_statuses, host_views
 from kd_ray.cluster.pool.update import Update, updated_plan
 from kd_ray.core.contracts import PROTOCOL_VERSION
@@ -234,18 +235,20 @@ class PoolManager:
         threading.Thread(target=self._start_hosts, name="pool-start", daemon=True).start()
 
     def _start_hosts(self) -> None:
-        found: dict[str, HostHandle] = {}
         started: dict[str, HostHandle] = {}
         try:
             plan = self._plan or self._known_plan()
             starter = self._starter()
             starter.warn_if_too_large(plan)
+            # Should one of these die from here on, its keeper starts it again.
             found = running_hosts(plan, self._spec.config.hosts.hung_after_s, self._note_death)
             for name in plan.hosts:
                 if name not in found:
                     started[name] = start_when_free(starter, plan, name)
-            handles = {name: found.get(name) or started[name] for name in plan.hosts}
-            arrivals = starter.await_arrivals(plan, handles)
+            came = await_arrivals(starter, plan, started, self._note_death)
+            handles, arrivals = {}, {}
+            for name in plan.hosts:
+                handles[name], arrivals[name] = found.get(name) or (started[name], came[name])
         except Exception as error:
             # Those that were found answer jobs, whatever became of the others.
             kill_hosts(list(started.values()))

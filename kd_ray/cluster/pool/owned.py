@@ -9,6 +9,7 @@ from kd_ray.cluster.pool.address import HostHandle, Loader, PoolAddress, hosts_p
 from kd_ray.cluster.pool.hosts import HostStarter, kill_hosts
 from kd_ray.cluster.pool.keeper import PoolKeeper
 from kd_ray.cluster.pool.plan import first_plan, weight_bytes
+from kd_ray.cluster.pool.starting import await_arrivals
 from kd_ray.config.sources import PoolSource as PoolSettings
 from kd_ray.core.closing import Closing
 from kd_ray.teachers.answers import OnEvent
@@ -57,10 +58,15 @@ class TeacherPool(Closing):
         plan = first_plan(prefix, folders, settings, list(map(weight_bytes, folders)))
         starter.warn_if_too_large(plan)
         handles: dict[str, HostHandle] = {}
+
+        def on_dead(host: str, reason: str) -> None:
+            if on_event is not None:
+                on_event("host_died", host=host, reason=reason)
+
         try:
             for name in plan.hosts:
                 handles[name] = starter.start_host(plan, name)
-            arrivals = starter.await_arrivals(plan, handles)
+            arrivals = await_arrivals(starter, plan, handles, on_dead)
         except BaseException:
             kill_hosts(list(handles.values()))
             raise
