@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_ray.config.evaluation import Head
-from kd_ray.models.decoding import attention_beam, attention_greedy, ctc_greedy
+from kd_ray.models.decoding import (
+    NotFinite,
+    attention_beam,
+    attention_greedy,
+    ctc_greedy,
+    finite_rows,
+)
 from kd_ray.models.encoders import Encoded
 from kd_ray.models.sequence_model import SequenceModel
 from kd_ray.speech.manifest import Utterance
@@ -113,13 +119,21 @@ def decode_encoded(
     utterance_ids: Sequence[str],
     search: Search | None = None,
 ) -> list[Hypothesis]:
-    """Hypotheses of a batch; without `search` all greedy ones that the model can give."""
+    """Hypotheses of a batch; without `search` all greedy ones that the model can give.
+
+    Raises:
+        NotFinite: outputs are NaN or infinite, and the model is not in training.
+    """
     search = search or Search(heads=greedy_heads(model))
     found: dict[Head, list[list[int]]] = {}
     candidates: list[tuple[tuple[int, ...], ...]] = []
     for head in search.heads:
         if head == "ctc":
-            found[head] = ctc_greedy(model.ctc_logits(encoded), encoded.lengths, model.blank)
+            logits = model.ctc_logits(encoded)
+            # As in attention decoding: a student in training is stopped elsewhere.
+            if not model.learns and not finite_rows(logits, encoded.lengths).all():
+                raise NotFinite(model)
+            found[head] = ctc_greedy(logits, encoded.lengths, model.blank)
             continue
         limits = longest(model, encoded, search.max_tokens)
         if head == "beam":

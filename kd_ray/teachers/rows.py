@@ -168,4 +168,4 @@ def fault_of(output: Output) -> str | None:
     bad = broken_rows(output)
     if not bad.any():
         return None
-    return f"log-probabilities of {int(bad.sum())} of {len(bad)} utterances were not finite"
+    return f"outputs for {int(bad.sum())} of {len(bad)} utterances were not finite"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_ray.config.sources import DEFAULT_COMPUTATION, Computation, Precision
@@ -25,7 +26,7 @@ from kd_ray.core.scores import edit_errors
 from kd_ray.core.targets import FloatArray, IntArray
 from kd_ray.core.translation_scores import chrf_errors
 from kd_ray.evaluation.system import System, load_system
-from kd_ray.models.decoding import attention_beam, attention_greedy, ctc_greedy
+from kd_ray.models.decoding import attention_beam, attention_greedy, ctc_greedy, finite_rows
 from kd_ray.models.encoders import Encoded
 from kd_ray.models.precision import widened
 from kd_ray.teachers.casting import Casting
@@ -73,7 +74,7 @@ class Teacher:
         """
         model = self.system.model
         encoded = self._encode(inputs, lengths, masks)
-        strings = self._strings(encoded)
+        strings, sound = self._strings(encoded)
         positions = prefix.lengths.astype(np.int64) + 1
         log_probs = self._log_probs(encoded, prefix)
         spoken = log_probs.argmax(axis=-1)
@@ -102,7 +103,8 @@ class Teacher:
             ctc_errors=ctc_errors,
             decoder_errors=decoder_errors,
             reference_lengths=reference_lengths,
-            confidence=_confidence(log_probs, positions),
+            # A host quarantines a teacher by it, as for NaN of the decoder.
+            confidence=np.where(sound, _confidence(log_probs, positions), np.float32(np.nan)),
             chrf_errors=text_errors,
         )
 
@@ -173,13 +175,15 @@ class Teacher:
         log_probs: FloatArray = torch.log_softmax(logits, dim=-1).cpu().numpy()
         return log_probs
 
-    def _strings(self, encoded: Encoded) -> list[IntArray]:
-        """Collapsed best CTC paths; none at all without a CTC head."""
+    def _strings(self, encoded: Encoded) -> tuple[list[IntArray], NDArray[np.bool_]]:
+        """Collapsed best CTC paths, and (B,) which are of finite numbers; without a head, none."""
         model = self.system.model
         if not model.has_ctc:
-            return []
-        paths = ctc_greedy(model.ctc_logits(encoded), encoded.lengths, model.blank)
-        return [np.asarray(string, dtype=np.int64) for string in paths]
+            return [], np.ones(len(encoded.lengths), dtype=bool)
+        logits = model.ctc_logits(encoded)
+        paths = ctc_greedy(logits, encoded.lengths, model.blank)
+        strings: list[IntArray] = [np.asarray(string, dtype=np.int64) for string in paths]
+        return strings, finite_rows(logits, encoded.lengths)
 
 
 def info_of(system: System, index: int, precision: Precision = "float32") -> TeacherInfo:

@@ -1,7 +1,7 @@
 """Writing: greedy, sampling and beam by the attention decoder, greedy by the CTC head."""
 
 from kd_ray.models.decoding.beam import BeamHypothesis, attention_beam
-from kd_ray.models.decoding.ctc import ctc_collapse, ctc_greedy
+from kd_ray.models.decoding.ctc import ctc_collapse, ctc_greedy, finite_rows
 from kd_ray.models.decoding.finite import NotFinite
 from kd_ray.models.decoding.single import attention_greedy, attention_sample
 
@@ -13,4 +13,5 @@ __all__ = [
     "attention_sample",
     "ctc_collapse",
     "ctc_greedy",
+    "finite_rows",
 ]

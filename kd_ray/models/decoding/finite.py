@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 class NotFinite(ValueError):
     """A model gave NaN or infinity where tokens were to be chosen."""
 
+    def __init__(self, model: "SequenceModel") -> None:
+        super().__init__(
+            f"a {model.config.type} model gave outputs that are not finite (NaN or infinity), so "
+            "no token can be chosen: its checkpoint is likely broken. Take another one, or train "
+            "it anew; where it computes in float16, its numbers may be too large for that: try "
+            "precision bfloat16 or float32"
+        )
+
 
 class Watch:
     """Keeps the highest logits of each step on the device, and looks at them once, at the end.
@@ -57,9 +65,4 @@ class Watch:
             NotFinite: no token could be chosen at some step.
         """
         if self._highest and not bool(torch.cat(self._highest).isfinite().all()):
-            raise NotFinite(
-                f"a {self.model.config.type} model gave outputs that are not finite (NaN or "
-                "infinity), so no token can be chosen: its checkpoint is likely broken. Take "
-                "another one, or train it anew; where it computes in float16, its numbers may be "
-                "too large for that: try precision bfloat16 or float32"
-            )
+            raise NotFinite(self.model)
