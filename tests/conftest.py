@@ -9,8 +9,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+try:
+    import hypothesis
+except ImportError:
+    # Where the tests that need a GPU run, and no others.
+    hypothesis = None
+
 if TYPE_CHECKING:
     from far_storage import Far
+
+# Before any test module makes settings of its own, which begin with these: how long an example
+# takes says how busy the machine is.
+if hypothesis is not None:
+    hypothesis.settings.register_profile(
+        "kd_ray", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("kd_ray")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,18 @@ def load_after_deaths(folder: Path, folders: Sequence[Path], device: str) -> lis
             file.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
     return load_fake_teachers(folders, device)
+
+
+@dataclass(frozen=True)
+class LoadWhenFree:
+    """Load as `load_fake_teachers`, but not while there is `file`."""
+
+    file: Path
+
+    def __call__(self, folders: Sequence[Path], device: str) -> list[FakeTeacher]:
+        while self.file.exists():
+            time.sleep(0.05)
+        return load_fake_teachers(folders, device)
 
 
 def waveforms(seed: int, rows: int) -> list[np.ndarray]:

@@ -37,8 +37,10 @@ class Switches:
             path.unlink()
 
     def get(self, host: str, seed: int) -> list[str]:
-        path = self.folder / f"{host}-{seed}"
-        return path.read_text().split() if path.exists() else []
+        try:
+            return (self.folder / f"{host}-{seed}").read_text().split()
+        except FileNotFoundError:
+            return []
 
 
 class SwitchedTeacher(FakeTeacher):

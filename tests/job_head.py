@@ -43,6 +43,8 @@ class Head:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "RAY_AUTH_MODE": "token",
             "RAY_USAGE_STATS_ENABLED": "0",
+            # By default 60: a busy machine needs longer.
+            "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
             **(environment or {}),
         }
         self.environment.pop("RAY_ADDRESS", None)
@@ -62,7 +64,7 @@ class Head:
             )  # fmt: skip
 
     def __enter__(self) -> Self:
-        until(self._is_up, 120, self._log.read_text)
+        until(self._is_up, 300, self._log.read_text)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,6 +1,7 @@
 """Runs of tiny trainings, and what they left behind."""
 
-import socket
+import multiprocessing
+import tempfile
 
 import pytest
 import torch
@@ -59,7 +60,30 @@ def assert_close(first, second, tolerance):
         torch.testing.assert_close(value, second[name], rtol=0, atol=tolerance, msg=name)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def in_two_processes(work, *arguments):
+    """`work(rank, rendezvous, *arguments)` in two processes, each of which calls `join_group`."""
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        # A file that nobody else has; a port that was free may be taken when it is bound.
+        rendezvous = f"file://{folder}/rendezvous"
+        processes = [
+            context.Process(target=work, args=(rank, rendezvous, *arguments), daemon=True)
+            for rank in range(2)
+        ]
+        for process in processes:
+            process.start()
+        try:
+            for process in processes:
+                process.join(240)
+                assert process.exitcode == 0, f"one of two ended with {process.exitcode}"
+        finally:
+            # One that waits for the other would wait for long.
+            for process in processes:
+                process.kill()
+                process.join()
+
+
+def join_group(rank, rendezvous):
+    """Be one of two workers."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)

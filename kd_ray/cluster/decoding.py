@@ -1,7 +1,6 @@
 """Actors that decode batches side by side: transcribing, translating and scoring whole splits."""
 
 import logging
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import ray
 import torch
 
 from kd_ray.cluster.actors import as_many_as_fit
+from kd_ray.cluster.dealing import Dealing
 from kd_ray.cluster.room import Wish
 from kd_ray.cluster.runtime import RayHandle, ensure_ray, require_cluster
 from kd_ray.config.evaluation import CascadeSystem
@@ -22,8 +22,8 @@ from kd_ray.speech.manifest import Utterance
 
 logger = logging.getLogger(__name__)
 
-_IN_FLIGHT = 2
-"""Batches that an actor has at a time: one that it decodes, and one that waits for it."""
+_PATIENCE_S = 60.0
+"""After so long without a batch, idle actors get what others have not brought."""
 _RETRIES = 2
 """How often a batch may take its process down with it and is tried again."""
 
@@ -63,10 +63,11 @@ class _Decoder:
             self._system = None
             system = load_any(place, self._root, self._device, reads_column=reads_column)
             if system.digest != digest:
+                folders = " and ".join(map(str, system.folders))
                 raise UnusableSystem(
-                    f"{system.folders[-1]} has digest {system.digest} where an actor decodes, and "
-                    f"{digest} where the command runs: it was changed meanwhile, or the nodes do "
-                    "not see the same folder; put both on shared storage and start again"
+                    f"{folders}: digest {system.digest} where an actor decodes, and {digest} where "
+                    "the command runs: changed meanwhile, or nodes do not see the same folders; "
+                    "put them on shared storage and start again"
                 )
             self._system, self._is = system, asked
         return decode_batch(self._system, rows, self._root, search)
@@ -123,12 +124,7 @@ class Decoders(Closing):
         more = min(config.actors, batches) - len(self._actors)
         if more <= 0:
             return
-        resources = {
-            "CPU": config.cpus_per_actor,
-            "GPU": config.gpus_per_actor,
-            **config.resources_per_actor,
-        }
-        wish = Wish("decoding actors", len(self._actors) + more, resources, config.label_selector)
+        wish = self._wish(len(self._actors) + more)
         options = ray.remote(_Decoder).options(
             num_cpus=config.cpus_per_actor,
             num_gpus=config.gpus_per_actor,
@@ -145,24 +141,60 @@ class Decoders(Closing):
         ]
 
     def _work_off(self, calls: Sequence[tuple[Any, ...]]) -> Iterator[list[Hypothesis]]:
-        waiting = deque(calls)
-        joining = {actor.ready.remote(): actor for actor in self._actors}
-        running: dict[Any, Any] = {}
+        """Results as they come, each batch's once."""
+        dealing = Dealing(len(calls), len(self._actors))
+        joining = {actor.ready.remote(): number for number, actor in enumerate(self._actors)}
+        running: dict[Any, tuple[int, int]] = {}
+
+        def give(dealt: list[tuple[int, int]]) -> None:
+            for worker, batch in dealt:
+                running[self._actors[worker].decode.remote(*calls[batch])] = (worker, batch)
+
         try:
-            while waiting or running:
-                done, _ = ray.wait([*running, *joining], num_returns=1)
+            while not dealing.is_over:
+                done, _ = ray.wait([*running, *joining], num_returns=1, timeout=_PATIENCE_S)
+                if not done:
+                    give(dealing.copies())
+                    self._say_what_is_awaited(dealing.joined)
+                found = []
                 for reference in done:
-                    joined = reference in joining
-                    actor = (joining if joined else running).pop(reference)
-                    found = _result(reference)
-                    for _ in range(_IN_FLIGHT if joined else 1):
-                        if waiting:
-                            running[actor.decode.remote(*waiting.popleft())] = actor
-                    if not joined:
-                        yield found
+                    result = _result(reference)
+                    if reference in joining:
+                        dealing.join(joining.pop(reference))
+                    elif dealing.done(*running.pop(reference)):
+                        found.append(result)
+                # Before anything is yielded: whoever takes it may be busy with it for a while.
+                give(dealing.deal())
+                yield from found
         finally:
             for reference in running:
                 ray.cancel(reference)
+
+    def _say_what_is_awaited(self, joined: int) -> None:
+        if joined:
+            logger.warning(
+                "no batch came within %g s: it takes long, or its process is gone and finds no "
+                "room to start again; processes that are idle decode it as well",
+                _PATIENCE_S,
+            )
+            return
+        free = dict(ray.available_resources())  # type: ignore[no-untyped-call]
+        offer = ", ".join(f"{free.get(name, 0.0):g} {name}" for name in self._wish(1).resources)
+        logger.warning(
+            "waiting for %s, but free are %s; others use the cluster, or the autoscaler is "
+            "starting nodes",
+            self._wish(len(self._actors)),
+            offer,
+        )
+
+    def _wish(self, count: int) -> Wish:
+        config = self._config
+        resources = {
+            "CPU": config.cpus_per_actor,
+            "GPU": config.gpus_per_actor,
+            **config.resources_per_actor,
+        }
+        return Wish("decoding actors", count, resources, config.label_selector)
 
 
 def _result(reference: Any) -> Any:
@@ -173,5 +205,7 @@ def _result(reference: Any) -> Any:
     except ray.exceptions.RayActorError as error:
         raise DecodingFailed(
             f"the process that decoded a batch died {_RETRIES + 1} times ({error}); is memory "
-            "short? Lower batch_size or actors; what was decoded so far is kept"
+            "short? Lower batch_size or actors, and start again"
         ) from None
+    except ray.exceptions.RayError as error:
+        raise DecodingFailed(f"a process that decodes failed: {error}") from None

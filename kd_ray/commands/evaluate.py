@@ -12,6 +12,7 @@ import torch
 
 from kd_ray.commands.decoders import DecoderOf, decoders
 from kd_ray.config.evaluation import CascadeSystem, EvaluateConfig, Head
+from kd_ray.config.placing import DecodingActors
 from kd_ray.config.strategies import TrustTable
 from kd_ray.core.translation_scores import REPORTED, TITLES, signature
 from kd_ray.evaluation.cascade import AnySystem, Cascade, load_any
@@ -53,8 +54,12 @@ def evaluate(config: EvaluateConfig, root: Path) -> dict[str, Any]:
     run = RunFolder(root, config.name)
     for part in ("hypotheses", "systems"):
         (run.path / part).mkdir(parents=True, exist_ok=True)
-    with run.opened(config):
+    with run.opened(config, may_change=_MAY_CHANGE):
         return _evaluate(config, root, run)
+
+
+_MAY_CHANGE = (*DecodingActors.model_fields, "batch_size", "threads")
+"""Where and in which batches is decoded: an evaluation that was interrupted may go on otherwise."""
 
 
 def _evaluate(config: EvaluateConfig, root: Path, run: RunFolder) -> dict[str, Any]:

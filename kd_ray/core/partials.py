@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kd_ray.core.contracts import CHRF_WHOLE, Fusion, TeacherOutput
+from kd_ray.core.errors import PortableError
 from kd_ray.core.targets import FloatArray, IntArray
 from kd_ray.core.trust import Evidence, rules, trust_weights
 
 
-class TeacherNaN(ValueError):
+class TeacherNaN(PortableError, ValueError):
     """Teachers answered with NaN or infinity; whoever asked should go on without `teachers`."""
 
     def __init__(self, teachers: tuple[int, ...]) -> None:
@@ -25,10 +26,6 @@ class TeacherNaN(ValueError):
             "valid positions; leave them out and fuse the others"
         )
         self.teachers = teachers
-
-    def __reduce__(self) -> tuple[type["TeacherNaN"], tuple[tuple[int, ...]]]:
-        """Pickle by the indices: the message is not an argument."""
-        return TeacherNaN, (self.teachers,)
 
 
 @dataclass(frozen=True, eq=False)

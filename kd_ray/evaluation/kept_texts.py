@@ -7,12 +7,13 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from kd_ray.config.places import local_path
 from kd_ray.evaluation.run_folder import read_json_lines, write_json_lines
-from kd_ray.storage import alone, fetch, matches, publish, shown
+from kd_ray.storage import StorageError, alone, fetch, matches, publish, shown
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class KeptTexts:
     `kept_texts`.
     """
 
-    def __init__(self, path: Path, known: dict[str, tuple[str, ...]], file: TextIO) -> None:
+    def __init__(self, path: Path, known: dict[str, tuple[str, ...]], file: FileIO) -> None:
         self.known = known
         """Best first; several where candidates were asked for."""
         self._path = path
@@ -35,12 +36,23 @@ class KeptTexts:
         self._sent_s = time.monotonic()
 
     def add(self, texts: Mapping[str, Sequence[str]]) -> None:
-        """Keep texts of further utterances."""
+        """Keep texts of further utterances.
+
+        Raises:
+            OSError: the disk is full, say; names the file.
+        """
+        lines = []
         for name, found in texts.items():
             self.known[name] = tuple(found)
-            line = json.dumps({"id": name, "texts": list(found)}, ensure_ascii=False)
-            self._file.write(line + "\n")
-        self._file.flush()
+            lines.append(json.dumps({"id": name, "texts": list(found)}, ensure_ascii=False) + "\n")
+        rest = "".join(lines).encode()
+        try:
+            while rest:
+                # Unbuffered: what found no room is not tried again when the file is closed.
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            text = f"cannot write {shown(self._path)}: {error.strerror}"
+            raise OSError(error.errno, text) from error
         if time.monotonic() - self._sent_s > _SEND_S:
             publish(self._path)
             self._sent_s = time.monotonic()
@@ -65,13 +77,18 @@ def kept_texts(folder: Path, written_by: Mapping[str, Any]) -> Iterator[KeptText
         # Anew, as a killed process may have left half a line.
         lines = [{"id": name, "texts": texts} for name, texts in known.items()]
         write_json_lines(path, [{"written_by": written_by}, *lines])
-        with local_path(path).open("a", encoding="utf-8") as file:
+        with local_path(path).open("ab", buffering=0) as file:
             try:
                 yield KeptTexts(path, known, file)
-            finally:
-                file.flush()
-                os.fsync(file.fileno())
-                publish(path)
+            except BaseException:
+                # What was added stays, and is sent if that is possible.
+                try:
+                    publish(path)
+                except (OSError, StorageError) as problem:
+                    logger.warning("%s was not sent: %s", shown(path), problem)
+                raise
+            os.fsync(file.fileno())
+            publish(path)
 
 
 def _read(path: Path) -> dict[str, tuple[str, ...]]:

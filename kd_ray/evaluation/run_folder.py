@@ -58,7 +58,9 @@ class RunFolder:
         self.path = local_path(root / "runs" / name)
         self._only: Callable[[str], bool] = _of_run
 
-    def open(self, config: Section, *, whole: bool = True) -> "RunFolder":
+    def open(
+        self, config: Section, *, whole: bool = True, may_change: Collection[str] = ()
+    ) -> "RunFolder":
         """Make the folder, or take it up again if it was made from the same configuration.
 
         `close` belongs to it; `opened` does both.
@@ -67,6 +69,7 @@ class RunFolder:
             config: what the run is asked to do.
             whole: keep everything in step with an address; else what lies in the folder itself:
                 no checkpoints and no models.
+            may_change: dotted keys that may be others than before: what no result depends on.
 
         Raises:
             RunFolderError: the folder holds another configuration (names the keys that differ),
@@ -83,19 +86,21 @@ class RunFolder:
         try:
             self._only = _of_run if whole else _of_folder_itself
             self.join()
-            self._open(config)
+            self._open(config, may_change)
         except BaseException:
             self._let_go(release_if_possible)
             raise
         return self
 
     @contextmanager
-    def opened(self, config: Section, *, whole: bool = True) -> Iterator["RunFolder"]:
+    def opened(
+        self, config: Section, *, whole: bool = True, may_change: Collection[str] = ()
+    ) -> Iterator["RunFolder"]:
         """As `open`, with `close` behind the block.
 
         An error of the block comes out of it, also where the address then refuses what is sent.
         """
-        self.open(config, whole=whole)
+        self.open(config, whole=whole, may_change=may_change)
         try:
             yield self
         except BaseException:
@@ -153,7 +158,7 @@ class RunFolder:
             if not held(self.path):
                 unpin(self.path)
 
-    def _open(self, config: Section) -> None:
+    def _open(self, config: Section, may_change: Collection[str]) -> None:
         try:
             for folder in ("logs", "checkpoints"):
                 (self.path / folder).mkdir(parents=True, exist_ok=True)
@@ -166,14 +171,14 @@ class RunFolder:
         path = self.path / "config.json"
         if path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
-            different = differences(before, json.loads(wanted))
+            different = differences(before, json.loads(wanted), ignore=may_change)
             if different:
                 lines = "\n  ".join(different[:12])
                 raise RunFolderError(
                     f"{shown(self.path)} was made with another configuration:\n  {lines}\n"
                     "Give this run another name (name=...), or remove the folder to start over."
                 )
-        else:
+        if not path.exists() or may_change:
             write_atomically(path, wanted)
         started = self.path / "environment.json"
         if not started.exists() or self.summary() is None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torchaudio.functional import resample
 
 from kd_ray.config.places import address_of
+from kd_ray.core.errors import PortableError
 from kd_ray.speech.manifest import Utterance
 from kd_ray.speech.shards import audio_source, piece_of
 from kd_ray.storage import shown
@@ -31,7 +32,7 @@ DURATION_TOLERANCE_S = 0.1
 _INT16_SUBTYPES = frozenset({"PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW"})
 
 
-class AudioError(ValueError):
+class AudioError(PortableError, ValueError):
     """Audio that cannot be used; names the utterance, the file and the reason."""
 
     def __init__(self, utterance: Utterance, path: Path | None, reason: str) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 import soundfile
 
 from kd_ray.config.data import AudioChecks, TextColumn
+from kd_ray.core.errors import PortableError
 from kd_ray.speech.audio import (
     SAMPLE_RATE,
     AudioError,
@@ -51,7 +52,7 @@ class BadRow:
     """Place in the manifest, from 0: duplicates share their id."""
 
 
-class BadRowsError(ValueError):
+class BadRowsError(PortableError, ValueError):
     """Rows that cannot be used; the message is the report of all of them."""
 
     def __init__(self, bad_rows: Sequence[BadRow], what: str = "manifest") -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from kd_ray.core.errors import PortableError
 from kd_ray.speech.manifest import Utterance
 from kd_ray.storage import open_file, shown
 
@@ -17,7 +18,7 @@ _HEADER_BYTES = 4096
 """More than the header of any matrix has."""
 
 
-class FeaturesError(ValueError):
+class FeaturesError(PortableError, ValueError):
     """Features of a row that cannot be read."""
 
     def __init__(self, utterance: Utterance, reason: str) -> None:

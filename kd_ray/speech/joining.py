@@ -124,6 +124,8 @@ class GenerateLog:
             "D": self.detokenized,
         }[line]
         if not lines:
+            if line == "D" and self.hypotheses:
+                raise JoinError("the log has H- lines, but no D- lines: set `log_lines: H`")
             raise JoinError(f"the log has no {line}- lines; was fairseq-generate run with --quiet?")
         if len(set(ids)) != len(ids):
             raise JoinError(f"{len(ids) - len(set(ids))} ids of the data set are repeated")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, get_args
 
 from kd_ray.config.data import Unit
+from kd_ray.core.errors import PortableError
 from kd_ray.speech.manifest import atomic_path
 from kd_ray.speech.pieces import UNKNOWN, Pieces, PiecesError, train_pieces
 from kd_ray.storage import fetch, shown
@@ -29,7 +30,7 @@ class TokensError(ValueError):
     """A token inventory that cannot be made, read or used."""
 
 
-class UnknownSymbolError(TokensError):
+class UnknownSymbolError(PortableError, TokensError):
     """A text holds symbols that the inventory does not have."""
 
     def __init__(self, symbols: list[str], text: str, unit: Unit, size: int) -> None:

@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
+from kd_ray.core.errors import PortableError
 from kd_ray.teachers.cards import TeacherCard
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ T = TypeVar("T")
 _MIB = 1 << 20
 
 
-class LoadFailed(RuntimeError):
+class LoadFailed(PortableError, RuntimeError):
     """A teacher cannot be had; the host and its other teachers go on.
 
     `final`: it will not be tried again, unless it is replaced.
@@ -37,10 +37,6 @@ class LoadFailed(RuntimeError):
         self.reason = reason
         self.final = final
         super().__init__(f"teacher {index} cannot be loaded: {reason}")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # It travels from a host to whoever asked for a teacher more.
-        return partial(LoadFailed, final=self.final), (self.index, self.reason)
 
 
 @dataclass(frozen=True)

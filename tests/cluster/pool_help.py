@@ -10,13 +10,11 @@ from pathlib import Path
 import numpy as np
 from doubles import load_fake_teachers
 
-from kd_ray.cluster.pool import PoolSource, TeacherPool
+from kd_ray.cluster.pool import PoolSource, TeacherPool, service
 from kd_ray.config.sources import PoolSource as PoolSettings
 from kd_ray.teachers.local_source import LocalSource
 
-SETTINGS = PoolSettings(
-    cpus_per_host=0.25, deadline_s=30, start_timeout_s=120, recover_s=0, max_deaths=0
-)
+SETTINGS = PoolSettings(cpus_per_host=0.25, deadline_s=30, recover_s=0, max_deaths=0)
 FOUR = [Path(f"fakes/{seed}") for seed in (1, 2, 3, 4)]
 
 
@@ -56,7 +54,9 @@ def stopped(pid):
     try:
         yield
     finally:
-        os.kill(pid, signals.SIGCONT)
+        # A test may kill it meanwhile.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signals.SIGCONT)
 
 
 def assert_same_signal(mine, expected):
@@ -91,15 +91,35 @@ def local_signal(folders, one, teachers):
     return signal
 
 
-def is_gone(pid, within_s=10.0):
+def is_alive(pid):
+    """Whether a process runs; one that has ended is a zombie until its parent looks."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def is_gone(pid, within_s=60.0):
     limit = time.monotonic() + within_s
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < limit:
+    while is_alive(pid) and time.monotonic() < limit:
         time.sleep(0.05)
-    return not Path(f"/proc/{pid}").exists()
+    return not is_alive(pid)
 
 
-def until(condition, within_s=60.0):
-    """Wait for something to become true."""
+def statuses(name):
+    """What all hosts of a named pool say of themselves; a busy one says so a little later."""
+    found = []
+
+    def all_answer():
+        found[:] = [host.status for host in service.status(name).hosts]
+        return all(status is not None for status in found)
+
+    until(all_answer)
+    return found
+
+
+def until(condition, within_s=240.0):
+    """Wait for something to become true; a process that starts may take most of a minute."""
     limit = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < limit, "waited in vain"

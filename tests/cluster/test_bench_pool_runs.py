@@ -37,7 +37,7 @@ SMALLEST = {
     "fleet": {"hosts": 2, "pass_s": 0.05},
     "bytes": {"teachers": [1, 4], "hosts": [1, 2]},
     "scaling": {"hosts": [1, 2], "seconds": 1.0, "in_flight": 2, "idle_requests": 3},
-    "failover": {"in_flight": 4, "before_s": 0.5, "after_s": 0.5},
+    "failover": {"in_flight": 4, "before_s": 0.5, "after_s": 0.5, "recover_s": 300},
 }
 
 
@@ -60,8 +60,9 @@ def test_parts_with_fakes_measure_the_pool_they_name(local_ray):
     assert figures["bytes"]["goals"][0]["met"]
     assert rows[2]["host_bytes_each"] >= 2 * 5 * 12 * 4
     assert set(figures["scaling"]["copies"]) == set(figures["scaling"]["split"]) == {"1", "2"}
-    # A pass sleeps, so that no host can be faster than that.
-    assert 0 < figures["scaling"]["copies"]["1"]["requests_per_s"] <= 1 / 0.05
+    # A pass sleeps, so that no host can be faster than that; when an answer has come is measured
+    # here, and that of the first few may be late.
+    assert 0 < figures["scaling"]["copies"]["1"]["requests_per_s"] <= 1.2 / 0.05
 
 
 @pytest.mark.slow
@@ -76,10 +77,12 @@ def test_all_parts_run_by_the_command_on_a_simulated_cluster(tmp_path):
         text=True,
         cwd=tmp_path,
         env=environment,
-        timeout=400,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / "runs/bench/tiny/pool.json").read_text())["parts"]
+    failed = {name: part["failed"] for name, part in figures.items() if "failed" in part}
+    assert not failed, f"{failed}\n{done.stdout}{done.stderr}"
     assert figures["scaling"]["nodes"] == 2
     registered = figures["registered"]
     assert registered["resident_teachers"] < 12

@@ -1,5 +1,7 @@
 """Actors that decode: the same hypotheses as one process, whatever becomes of the actors."""
 
+import dataclasses
+
 import pytest
 import ray
 
@@ -12,6 +14,7 @@ from kd_ray.config.placing import DecodingActors
 from kd_ray.evaluation.decode import Search, decode_utterances
 from kd_ray.evaluation.run_folder import read_json_lines
 from kd_ray.evaluation.system import UnusableSystem, load_system
+from kd_ray.speech.audio import AudioError
 from kd_ray.speech.manifest import read_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -40,6 +43,16 @@ def test_actors_hear_what_one_process_hears_though_one_is_killed(tiny_root, tmp_
         decode = decoders.of("teachers/t2", other)
         with pytest.raises(UnusableSystem, match="where an actor decodes"):
             list(decode_utterances(other, rows, tiny_root, 4, search, elsewhere=decode))
+
+
+def test_what_an_actor_finds_wrong_is_told_as_the_command_itself_would(tiny_root):
+    rows = read_manifest(tiny_root / "data" / "train.parquet")[:2]
+    missing = dataclasses.replace(rows[1], audio="data/audio/nowhere.flac")
+    system = load_system(tiny_root / "teachers" / "t0")
+    with Decoders(DecodingActors(**TWO), tiny_root) as decoders:
+        decode = decoders.of("teachers/t0", system)
+        with pytest.raises(AudioError, match=rf"nowhere\.flac \(utterance {rows[1].id}\)"):
+            list(decode([[rows[0], missing]], Search()))
 
 
 def test_commands_write_the_same_with_actors_and_without(tiny_root):

@@ -17,6 +17,7 @@ from pool_help import (
     assert_same_signal,
     is_gone,
     local_signal,
+    statuses,
     until,
 )
 from safetensors.torch import load_file
@@ -38,7 +39,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 
 def config(name, **changes):
-    hosts = {"hosts": 2, "cpus_per_host": 0.25, "cache_mib": 16, "start_timeout_s": 120}
+    hosts = {"hosts": 2, "cpus_per_host": 0.25, "cache_mib": 16}
     return PoolConfig.model_validate(
         {
             "command": "pool",
@@ -66,7 +67,7 @@ def actors():
 
 
 def passes(name):
-    return sum(host.status.batches.passes for host in service.status(name).hosts)
+    return sum(status.batches.passes for status in statuses(name))
 
 
 def kinds(name):
@@ -143,8 +144,7 @@ def test_busy_hosts_are_shared_by_weight_and_a_small_job_is_not_starved():
         time.sleep(0.005)
     share = {name: served[name] - begun[name] for name in jobs}
     assert 0.65 < share["small"] / sum(share.values()) < 0.85
-    status = service.status("fair")
-    assert status.hosts[0].status.batches.units_per_pass > 3
+    assert statuses("fair")[0].batches.units_per_pass > 3
     for attachment, source, _ in jobs.values():
         source.close()
         attachment.close()
@@ -177,7 +177,7 @@ def test_hosts_go_on_while_the_manager_is_away_and_it_finds_them_again(shared):
     one = request(21)
     assert_same_signal(source.ask(one).result(30), local_signal(FOUR, one, range(4)))
     assert is_gone(pid)
-    until(lambda: _state(shared) == "up")
+    until(lambda: _state(shared) == "up", within_s=240)
     assert {host.pid for host in service.status(shared).hosts} == hosts
     # Its signs of life attach the job again.
     until(lambda: [job.name for job in service.status(shared).jobs] == ["patient"])
@@ -211,15 +211,20 @@ def test_a_manager_that_comes_back_while_hosts_die_brings_the_pool_up(tmp_path):
 def _state(name):
     try:
         return service.status(name).state
-    except ray.exceptions.RayError:
+    except (PoolError, ray.exceptions.RayError):
         return None
 
 
 def test_a_job_that_falls_silent_is_given_up(shared):
     attachment = attach(section(shared), job="silent")
     attachment._stop.set()
-    until(lambda: "job_lost" in kinds(shared), within_s=15)
-    assert service.status(shared).jobs == ()
+
+    def lost():
+        return [each["job"] for each in service.status(shared).events if each["kind"] == "job_lost"]
+
+    # Not any of the jobs before it.
+    until(lambda: "silent" in lost(), within_s=60)
+    assert "silent" not in [job.name for job in service.status(shared).jobs]
 
 
 def test_the_wrong_name_and_other_settings_are_refused(shared):
@@ -260,7 +265,8 @@ def test_a_pool_that_cannot_start_leaves_nothing_behind():
     started = time.monotonic()
     with pytest.raises(PoolStartError, match=r"fakes/2-missing.*no such checkpoint"):
         up("broken", [Path("fakes/1"), Path("fakes/2-missing")], hosts={"hosts": 1})
-    assert time.monotonic() - started < 100
+    # Not by the time limit of a start.
+    assert time.monotonic() - started < 250
     until(lambda: not [name for name in actors() if "broken" in name])
 
 

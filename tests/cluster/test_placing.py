@@ -82,7 +82,7 @@ workers = Workers(
 group = placement_group(
     [{"CPU": workers.cpus, **workers.resources_per_worker}] * workers.count,
     bundle_label_selector=[workers.label_selector] * workers.count)
-ray.get(group.ready(), timeout=30)
+ray.get(group.ready(), timeout=240)
 places = ray.util.placement_group_table(group)["bundles_to_node_id"]
 answer["workers"] = sorted(set(places.values()))
 facts = look_at(cluster.address)
@@ -111,7 +111,7 @@ def test_hosts_and_workers_live_on_the_nodes_that_they_are_sent_to(tmp_path):
     }
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])

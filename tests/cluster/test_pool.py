@@ -124,6 +124,7 @@ def test_a_target_too_large_to_travel_with_a_host_s_report_is_fetched(one_host, 
     source.close()
 
 
+@pytest.mark.slow
 def test_student_workers_attach_by_the_address_alone(one_host, local):
     @ray.remote(num_cpus=0)
     def work(address, one):
@@ -185,7 +186,7 @@ def test_a_killed_host_in_mid_request_is_left_out_and_the_rest_answers():
 
 
 def test_a_hung_host_misses_its_deadline_and_is_left_out(four_hosts):
-    source, events = attach(four_hosts, deadline_s=3)
+    source, events = attach(four_hosts, deadline_s=8)
     hung = four_hosts.address.hosts[1]
     with stopped(hung.pid):
         one = request(1)
@@ -194,13 +195,14 @@ def test_a_hung_host_misses_its_deadline_and_is_left_out(four_hosts):
             waiting.result(0.7)
         started = time.monotonic()
         signal = waiting.result(30)
-        assert time.monotonic() - started < 3
+        # Other clients of this pool give hosts 30 s.
+        assert time.monotonic() - started < 20
         assert_same_signal(signal, local_signal(FOUR, one, [0, 2, 3]))
-        assert "deadline 3 s" in events[0][1]["reason"]
+        assert "deadline 8 s" in events[0][1]["reason"]
         # The next request does not wait for it.
         started = time.monotonic()
         assert source.ask(request(2)).result(30).answered == (0, 2, 3)
-        assert time.monotonic() - started < 2.5
+        assert time.monotonic() - started < 7
     assert events.kinds == ["teacher_host_left_out", "signal_shortened"]
     # It was slow, not dead: who attaches later finds it.
     later, later_events = attach(four_hosts)

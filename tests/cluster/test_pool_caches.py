@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 from doubles import load_fake_teachers, request
-from pool_help import FOUR, assert_same_signal, local_signal
+from pool_help import FOUR, assert_same_signal, local_signal, statuses
 from safetensors.torch import load_file
 from store_doubles import store_answers
 
@@ -31,7 +31,7 @@ def spec(name, folders=FOUR, **hosts):
         "command": "pool",
         "name": name,
         "teachers": {"list": "unused"},
-        "hosts": {"cpus_per_host": 0.25, "start_timeout_s": 120, **hosts},
+        "hosts": {"cpus_per_host": 0.25, **hosts},
         "lease_s": 5,
     }
     config = PoolConfig.model_validate(content)
@@ -55,7 +55,7 @@ def job(pool, name, data="", **settings):
 
 
 def passes(name):
-    return sum(host.status.batches.passes for host in service.status(name).hosts)
+    return sum(status.batches.passes for status in statuses(name))
 
 
 STORED = request(7, 6, strategy=Best())
@@ -124,9 +124,9 @@ def test_requests_of_a_job_of_higher_priority_go_first():
         waiting = [search.ask(request(seed)) for seed in range(8)]
         waiting[0].result(30)
         training.ask(request(20)).result(30)
-        [host] = service.status("ranked").hosts
+        [status] = statuses("ranked")
         # One of the search's passes ran when it came, and the next may have begun meanwhile.
-        assert host.status.jobs["search"].passes <= 5
+        assert status.jobs["search"].passes <= 5
         for each in waiting[1:]:
             each.result(30)
 
@@ -156,8 +156,8 @@ def test_a_distillation_costs_no_teacher_computation_where_a_store_has_its_data(
             run_training(distill, tiny_root)
             weights.append(load_file(tiny_root / "runs" / name / "model" / "model.safetensors"))
         assert passes("answers") == 0
-        [host] = service.status("answers").hosts
-        assert host.status.stored.hit_share == 1.0
+        [status] = statuses("answers")
+        assert status.stored.hit_share == 1.0
         service.down("answers")
     for key, expected in weights[0].items():
         torch.testing.assert_close(weights[1][key], expected, atol=1e-4, rtol=1e-3)

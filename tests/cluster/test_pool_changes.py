@@ -24,7 +24,7 @@ FIRST = ("fakes/1", "fakes/2", "fakes/3")
 
 
 def spec(name, folders, **changes):
-    hosts = {"hosts": 1, "cpus_per_host": 0.25, "start_timeout_s": 120}
+    hosts = {"hosts": 1, "cpus_per_host": 0.25}
     config = PoolConfig.model_validate(
         {
             "command": "pool",
@@ -137,7 +137,7 @@ def test_teachers_are_replaced_added_and_removed_while_a_job_asks(changing):
     # A manager that is started again knows what has changed.
     manager = ray.get_actor(manager_name(changing), namespace=NAMESPACE)
     os.kill(ray.get(manager.__ray_call__.remote(lambda self: os.getpid())), signals.SIGKILL)
-    until(lambda: _version(changing) == 2)
+    until(lambda: _version(changing) == 2, within_s=240)
     assert hosts(changing) == before
     assert service.status(changing).teachers == 3
 
@@ -157,7 +157,7 @@ def old_or_new(signal, seed, folders):
 def _version(name):
     try:
         status = service.status(name)
-    except ray.exceptions.RayError:
+    except (PoolError, ray.exceptions.RayError):
         return None
     return status.version if status.state == "up" else None
 
@@ -192,12 +192,13 @@ def test_hosts_come_when_work_waits_and_go_when_it_is_done():
     service.up(spec("growing", slow, scaling=scaling))
     try:
         with job("growing", deadline_s=120) as (source, _), Asking(source, rows=40) as asking:
-            until(lambda: len(hosts("growing")) == 2, within_s=90)
+            until(lambda: len(hosts("growing")) == 2, within_s=240)
             asking.goes_on()
         for seed, signal in asking.answers:
             one = request(seed, 40)
             assert_same_signal(signal, local_signal(paths(slow), one, range(2)))
-        until(lambda: len(hosts("growing")) == 1, within_s=60)
-        assert events_of("growing").count("resized") == 2
+        until(lambda: len(hosts("growing")) == 1)
+        # Noted once the host is gone.
+        until(lambda: events_of("growing").count("resized") == 2)
     finally:
         service.down("growing", force=True)

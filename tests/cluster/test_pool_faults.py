@@ -38,7 +38,7 @@ def standing(local_ray, tmp_path_factory):
     """Two hosts, each with all four teachers, that misbehave by switch."""
     switches = Switches(tmp_path_factory.mktemp("switches"))
     events = Events()
-    settings = {"hosts": 2, "replicas": 2, "max_deaths": 20, "hung_after_s": 4}
+    settings = {"hosts": 2, "replicas": 2, "max_deaths": 20, "hung_after_s": 10}
     with TeacherPool.start(
         FOUR,
         SETTINGS.model_copy(update=settings),
@@ -134,16 +134,17 @@ def test_hung(pool, questions, caplog):
     name = host_names(pool)[1]
     pid = pid_of(pool, name)
     deaths = pool._keeper.counts["deaths"]
-    with under_load(pool, questions, quorum=1.0, retry_after_s=1) as (tally, source, events):
+    with under_load(pool, questions, quorum=1.0, retry_after_s=2) as (tally, source, events):
         os.kill(pid, signals.SIGSTOP)
         until(lambda: "host_died" in pool.events.kinds)
     assert is_gone(pid)
     assert tally.shortened == 0
-    assert tally.longest_gap_s < 4
+    # Nobody waited until it was ended.
+    assert tally.longest_gap_s < 8
     assert source.counts["hosts_left_out"] >= 1
     left_out = [details for kind, details in events if kind == "teacher_host_left_out"]
     assert name in {details["host"] for details in left_out}
-    assert "no answer after 1" in left_out[0]["reason"]
+    assert "deadline 2 s" in left_out[0]["reason"]
     assert "silent for" in pool.events[0][1]["reason"]
     assert len(told(caplog, pool.events[0][1]["reason"])) == 1
     assert pool._keeper.counts["deaths"] == deaths + 1
@@ -153,9 +154,9 @@ def test_slow(pool, questions, caplog):
     """It is asked less and less often, but not ended, and answers again once it can."""
     name = host_names(pool)[0]
     pid = pid_of(pool, name)
-    with under_load(pool, questions, quorum=1.0, retry_after_s=1) as (tally, source, events):
+    with under_load(pool, questions, quorum=1.0, retry_after_s=2) as (tally, source, events):
         for seed in (1, 2, 3, 4):
-            pool.switches.set("host-0", seed, "late 2.5")
+            pool.switches.set("host-0", seed, "late 4")
         until(lambda: events.kinds.count("teacher_host_back") >= 2)
         pool.switches.clear()
         until(lambda: source.counts["hosts_back"] == source.counts["hosts_left_out"])
@@ -167,7 +168,7 @@ def test_slow(pool, questions, caplog):
     assert {details["host"] for details in left_out} == {name}
     assert len(left_out) == source.counts["hosts_left_out"] <= 4
     for details in left_out:
-        assert "no answer after 1" in details["reason"]
+        assert "deadline 2 s" in details["reason"]
     assert len(told(caplog, f"host {name} left out")) == len(left_out)
 
 
@@ -205,7 +206,8 @@ def test_nan(pool, questions, caplog):
     with under_load(pool, questions) as (tally, source, events):
         pool.switches.set("host-0", 3, "nan")
         until(lambda: source.counts.get("teachers_quarantined") == 1)
-        started, before = tally.right, source.counts["retries"]
+        # The quarantine is counted first.
+        started, before = tally.right, source.counts.get("retries", 0)
         until(lambda: tally.right >= started + 40)
         # A copy answers, and is asked at once from then on.
         assert tally.shortened == 0

@@ -39,7 +39,7 @@ def pids(pool):
 def two_copies(local_ray):
     """Two hosts, each with all four teachers; hosts are started again."""
     events = Events()
-    with start(SLOW, hosts=2, replicas=2, max_deaths=4, hung_after_s=4, on_event=events) as pool:
+    with start(SLOW, hosts=2, replicas=2, max_deaths=4, hung_after_s=8, on_event=events) as pool:
         pool.events = events
         yield pool
 
@@ -74,7 +74,7 @@ def test_a_copy_answers_for_a_host_that_dies_and_the_host_comes_back(two_copies)
 
 
 def test_a_host_that_hangs_is_ended_and_started_again(two_copies):
-    source, events = attach(two_copies, recover_s=30, deadline_s=20, retry_after_s=2)
+    source, events = attach(two_copies, recover_s=30, deadline_s=20, retry_after_s=4)
     died = two_copies.events.kinds.count("host_died")
     back = two_copies.events.kinds.count("host_started_again")
     hung = two_copies.address.hosts[1]
@@ -82,28 +82,31 @@ def test_a_host_that_hangs_is_ended_and_started_again(two_copies):
     one = request(1)
     started = time.monotonic()
     assert_same_signal(source.ask(one).result(30), local_signal(SLOW, one, range(4)))
-    # Not its deadline, but the time after which a copy is asked.
-    assert time.monotonic() - started < 8
-    assert "no answer after 2" in events[0][1]["reason"]
+    # Neither its deadline nor its end, but the time after which a copy is asked.
+    assert time.monotonic() - started < 15
+    assert "deadline 4 s" in events[0][1]["reason"]
     until(lambda: two_copies.events.kinds.count("host_died") == died + 1)
     assert "silent" in two_copies.events[-1][1]["reason"]
     assert is_gone(hung.pid)
     until(lambda: two_copies.events.kinds.count("host_started_again") == back + 1)
-    until(lambda: source.counts.get("hosts_back") == 1)
+    # On a busy machine the other one may have been late, too, and have come back.
+    until(
+        lambda: hung.name in [told["host"] for kind, told in events if kind == "teacher_host_back"]
+    )
     source.close()
 
 
 @pytest.mark.slow
 def test_a_host_that_comes_back_is_asked_again_while_another_still_computes():
     with start([FOUR[0], Path("fakes/2-slow-25")], hosts=2, max_deaths=4) as pool:
-        source, events = attach(pool, recover_s=60, deadline_s=60, quorum=1.0)
+        source, events = attach(pool, recover_s=150, deadline_s=60, quorum=1.0)
         one = request(1)
         quick = next(host for host in pool.address.hosts if host.teachers == (0,))
         with stopped(quick.pid):
             pending = source.ask(one)
             time.sleep(0.5)
             os.kill(quick.pid, signals.SIGKILL)
-        signal = pending.result(90)
+        signal = pending.result(200)
         assert_same_signal(signal, local_signal(FOUR[:2], one, range(2)))
         assert "teacher_host_back" in events.kinds
         source.close()
@@ -137,14 +140,14 @@ def test_a_request_at_a_hung_host_is_asked_again_where_another_comes_back():
 def test_a_request_waits_for_the_only_host_with_its_teachers():
     events = Events()
     with start(FOUR, hosts=1, max_deaths=1, on_event=events) as pool:
-        patient, patient_events = attach(pool, recover_s=60, quorum=1.0)
+        patient, patient_events = attach(pool, recover_s=150, quorum=1.0)
         short, _ = attach(pool, recover_s=1.0, quorum=1.0)
         os.kill(pool.address.hosts[0].pid, signals.SIGKILL)
         one = request(1)
         waiting, gone = patient.ask(one), short.ask(one)
         with pytest.raises(TeachersGone, match="0 of 4 teachers"):
             gone.result(30)
-        assert_same_signal(waiting.result(60), local_signal(FOUR, one, range(4)))
+        assert_same_signal(waiting.result(200), local_signal(FOUR, one, range(4)))
         assert patient_events.kinds == ["teacher_host_left_out", "teacher_host_back"]
         until(lambda: events.kinds == ["host_died", "host_started_again"])
         # One death is allowed; the second is the last.

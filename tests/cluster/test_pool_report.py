@@ -24,7 +24,7 @@ def config(name, **changes):
         "command": "pool",
         "name": "trusted",
         "teachers": {"list": "teachers.txt"},
-        "hosts": {"hosts": 2, "cpus_per_host": 0.25, "cache_mib": 16, "start_timeout_s": 120},
+        "hosts": {"hosts": 2, "cpus_per_host": 0.25, "cache_mib": 16},
         "lease_s": 10,
         "report": {
             "name": name,

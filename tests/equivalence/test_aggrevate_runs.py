@@ -1,7 +1,5 @@
 """AggreVaTe end to end on the tiny corpus: actions are tried, an expert completes the sentences."""
 
-import multiprocessing
-import os
 import types
 
 import numpy as np
@@ -9,7 +7,15 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
-from tiny_runs import assert_close, free_port, last_weights, run, run_until, train_lines
+from tiny_runs import (
+    assert_close,
+    in_two_processes,
+    join_group,
+    last_weights,
+    run,
+    run_until,
+    train_lines,
+)
 
 from kd_ray.config.imitation import Aggrevate
 from kd_ray.config.teachers import Distillation
@@ -169,10 +175,8 @@ def test_a_resumed_run_tries_the_same_actions(tiny_root, experts, source):
     assert train_lines(tiny_root, names[0]) == train_lines(tiny_root, names[1])
 
 
-def _worker(rank, world, port, root, config, experts):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+def _worker(rank, rendezvous, root, config, experts):
+    join_group(rank, rendezvous)
     source = LocalSource(load_teachers([root / folder for folder in experts]))
     run(config, root, ProcessGroup(torch.device("cpu")), source)
     source.close()
@@ -196,16 +200,7 @@ def test_two_workers_take_the_same_steps_as_one(tiny_root, experts, source, pres
         }
     one, two = (config_of(f"{preset}-workers-{n}", experts, **plain) for n in (1, 2))
     run(one, tiny_root, source=source)
-    context, port = multiprocessing.get_context("spawn"), free_port()
-    processes = [
-        context.Process(target=_worker, args=(rank, 2, port, tiny_root, two, experts))
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(240)
-        assert process.exitcode == 0
+    in_two_processes(_worker, tiny_root, two, experts)
     assert_close(last_weights(tiny_root, one.name), last_weights(tiny_root, two.name), 1e-5)
     kept = ("loss", "replaced_share", "counted_action_share", "completion_reward")
     for mine, theirs in zip(updates_of(tiny_root, one.name), updates_of(tiny_root, two.name),

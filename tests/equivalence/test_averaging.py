@@ -1,13 +1,12 @@
 """The average of a run's last validated models: what it is of, what is exported, and resuming."""
 
 import json
-import multiprocessing
 
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
-from tiny_runs import assert_close, free_port, last_weights, run
+from tiny_runs import assert_close, in_two_processes, join_group, last_weights, run
 
 from kd_ray.config.load import ConfigError
 from kd_ray.models.checkpoint import CheckpointError, load_model, save_model
@@ -149,12 +148,8 @@ def test_one_model_is_no_average(tiny_root):
         tiny.train_config("one", training__average_last=1)
 
 
-def _worker(rank, port, root, config):
-    import os
-
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+def _worker(rank, rendezvous, root, config):
+    join_group(rank, rendezvous)
     run(config, root, ProcessGroup(torch.device("cpu")))
     torch.distributed.destroy_process_group()
 
@@ -163,14 +158,5 @@ def _worker(rank, port, root, config):
 def test_two_workers_export_the_average_of_one(tiny_root):
     options = {**OPTIONS, **tiny.PLAIN_SGD, "data__augment": None}
     run(tiny.train_config("average-1", **options), tiny_root)
-    context = multiprocessing.get_context("spawn")
-    port, two = free_port(), tiny.train_config("average-2", **options)
-    processes = [
-        context.Process(target=_worker, args=(rank, port, tiny_root, two)) for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(240)
-        assert process.exitcode == 0
+    in_two_processes(_worker, tiny_root, tiny.train_config("average-2", **options))
     assert_close(weights(tiny_root, "average-1"), weights(tiny_root, "average-2"), 1e-5)

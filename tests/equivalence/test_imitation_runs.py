@@ -1,13 +1,20 @@
 """Imitation end to end on the tiny corpus: a text expert scores what the student itself wrote."""
 
 import json
-import multiprocessing
 
 import numpy as np
 import pytest
 import tiny
 import torch
-from tiny_runs import assert_close, free_port, last_weights, run, run_until, train_lines
+from tiny_runs import (
+    assert_close,
+    in_two_processes,
+    join_group,
+    last_weights,
+    run,
+    run_until,
+    train_lines,
+)
 
 from kd_ray.commands.check import check
 from kd_ray.core import strategies
@@ -158,12 +165,8 @@ def test_rollouts_come_from_weights_as_old_as_the_configuration_says(
     assert not torch.equal(fresh[0][0], fresh[0][1])
 
 
-def _worker(rank, world, port, root, config, experts):
-    import os
-
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+def _worker(rank, rendezvous, root, config, experts):
+    join_group(rank, rendezvous)
     source = source_of(root, experts)
     run(config, root, ProcessGroup(torch.device("cpu")), source)
     source.close()
@@ -177,17 +180,7 @@ def test_two_workers_take_the_same_imitation_steps_as_one(tiny_root, experts):
     run(imitate("imitate-1", experts, **options), tiny_root, source=source)
     source.close()
     two = imitate("imitate-2", experts, **options)
-    context = multiprocessing.get_context("spawn")
-    port = free_port()
-    processes = [
-        context.Process(target=_worker, args=(rank, 2, port, tiny_root, two, experts))
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(240)
-        assert process.exitcode == 0
+    in_two_processes(_worker, tiny_root, two, experts)
     assert_close(last_weights(tiny_root, "imitate-1"), last_weights(tiny_root, "imitate-2"), 1e-5)
     one, other = (train_lines(tiny_root, f"imitate-{world}") for world in (1, 2))
     for mine, theirs in zip(one, other, strict=True):

@@ -1,13 +1,10 @@
 """Rollouts that are read again, and rollouts that stay as further prefixes (DAgger)."""
 
-import multiprocessing
-import os
-
 import pytest
 import tiny
 import torch
 from test_imitation_runs import PLAIN, imitate, source_of
-from tiny_runs import assert_close, free_port, last_weights, run, train_lines
+from tiny_runs import assert_close, in_two_processes, join_group, last_weights, run, train_lines
 
 from kd_ray.config.load import ConfigError
 from kd_ray.students import loop, pipeline, rollouts
@@ -191,10 +188,8 @@ def test_a_run_that_stops_for_its_teachers_reads_the_same_rollouts_again(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def _worker(rank, port, root, config, experts, stop_at):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+def _worker(rank, rendezvous, root, config, experts, stop_at):
+    join_group(rank, rendezvous)
     group, take_update = ProcessGroup(torch.device("cpu")), loop.take_update
     loop.take_update = stopping_at(stop_at, take_update)
     with pytest.raises(KeyboardInterrupt):
@@ -211,16 +206,7 @@ def test_two_workers_that_are_interrupted_read_the_rollouts_of_one(tiny_root, ex
         settings(f"memory-{world}", experts, MEMORIES["both"], **options) for world in (1, 2)
     )
     distil(tiny_root, experts, one)
-    context, port = multiprocessing.get_context("spawn"), free_port()
-    processes = [
-        context.Process(target=_worker, args=(rank, port, tiny_root, two, experts, 9))
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(240)
-        assert process.exitcode == 0
+    in_two_processes(_worker, tiny_root, two, experts, 9)
     assert_close(last_weights(tiny_root, "memory-1"), last_weights(tiny_root, "memory-2"), 1e-5)
     mine, theirs = (lines_of(tiny_root, f"memory-{world}") for world in (1, 2))
     for key in ("rollout_age_updates", "rollouts_per_sentence", "rollout_reused_share"):

@@ -1,14 +1,12 @@
 """Runs that must agree: micro-batches, workers, resumed and uninterrupted, finished twice."""
 
 import json
-import multiprocessing
-import os
 
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
-from tiny_runs import assert_close, free_port, last_weights, run, train_lines
+from tiny_runs import assert_close, in_two_processes, join_group, last_weights, run, train_lines
 
 from kd_ray.evaluation.run_folder import RunFolder, RunFolderError, read_json_lines
 from kd_ray.students import loop
@@ -46,10 +44,8 @@ def test_accumulation_does_not_change_ten_sgd_steps(tiny_root, accumulation):
                 assert mine[key] == pytest.approx(theirs[key], rel=1e-4, abs=1e-5)
 
 
-def _worker(rank, world, port, root, config):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+def _worker(rank, rendezvous, root, config):
+    join_group(rank, rendezvous)
     source = local_source(root)
     run(config, root, ProcessGroup(torch.device("cpu")), source)
     source.close()
@@ -61,16 +57,7 @@ def test_two_workers_take_the_same_ten_sgd_steps_as_one(tiny_root):
     run(tiny.distill_config("workers-1", "teachers.txt", **EXACT), tiny_root, source=source)
     source.close()
     two = tiny.distill_config("workers-2", "teachers.txt", **EXACT)
-    context = multiprocessing.get_context("spawn")
-    port = free_port()
-    processes = [
-        context.Process(target=_worker, args=(rank, 2, port, tiny_root, two)) for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(240)
-        assert process.exitcode == 0
+    in_two_processes(_worker, tiny_root, two)
     assert_close(last_weights(tiny_root, "workers-1"), last_weights(tiny_root, "workers-2"), 1e-5)
     one, other = (train_lines(tiny_root, f"workers-{world}") for world in (1, 2))
     assert [line["loss"] for line in one if "loss" in line] == pytest.approx(

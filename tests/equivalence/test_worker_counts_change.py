@@ -1,13 +1,10 @@
 """A run whose number of workers changes on the way learns what an uninterrupted one learns."""
 
-import multiprocessing
-import os
-
 import pytest
 import tiny
 import torch
 from test_imitation_runs import PLAIN, imitate, source_of
-from tiny_runs import assert_close, free_port, last_weights, run, train_lines
+from tiny_runs import assert_close, in_two_processes, join_group, last_weights, run, train_lines
 from traced_updates import trace_of, traced
 
 from kd_ray.evaluation.run_folder import RunFolder
@@ -70,26 +67,15 @@ def train(root, config, collective=None, *, stop=None):
         source.close()
 
 
-def _worker(rank, port, root, configs, stop):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+def _worker(rank, rendezvous, root, configs, stop):
+    join_group(rank, rendezvous)
     for config in configs:
         train(root, config, ProcessGroup(torch.device("cpu")), stop=stop)
     torch.distributed.destroy_process_group()
 
 
 def train_with_two(root, configs, *, stop=None):
-    context = multiprocessing.get_context("spawn")
-    port = free_port()
-    processes = [
-        context.Process(target=_worker, args=(rank, port, root, configs, stop)) for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(240)
-        assert process.exitcode == 0
+    in_two_processes(_worker, root, configs, stop)
 
 
 @pytest.fixture(scope="module")

@@ -27,14 +27,14 @@ def test_a_pool_under_load_loses_nothing_while_its_processes_are_killed(tmp_path
         "max_mib_per_hour": 3000,
     }
     path = write_config(tmp_path / "soak.yaml", config)
-    output = finish(kd_ray("bench", "soak", path, root=tmp_path), timeout_s=500)
+    output = finish(kd_ray("bench", "soak", path, root=tmp_path), timeout_s=900)
     folder = tmp_path / "runs" / "soak"
     figures = json.loads((folder / "soak.json").read_text())
     assert figures["problems"] == []
     totals = figures["totals"]
     assert totals["asked"] == totals["right"] > 50
     assert totals["lost"] == totals["wrong"] == totals["gone"] == 0
-    assert totals["sources"]["retries"] > 0, "the faults met no request"
+    assert totals["sources"].get("retries", 0) > 0, "the faults met no request"
     kinds = {fault["kind"] for fault in figures["faults"]}
     assert kinds & {"kill", "hang"}
     left = {"actors": 0, "placement_groups": 0, "processes": 0, "store_bytes_more": 0}

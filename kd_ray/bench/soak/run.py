@@ -35,6 +35,11 @@ _KEPT_TASKS = 2000
 _TELL_S = 60.0
 _HUNG_AFTER_S = 6.0
 _PAUSE_S = 3.0
+_START_S = 150.0
+"""Longest time for a host to load its small teachers: one that is stopped meanwhile is noticed by
+this alone."""
+_WHOLE_S = 240.0
+"""Longest wait for what must be so in the end."""
 _GONE_S = 30.0
 """Longest wait for what must be gone."""
 
@@ -150,6 +155,7 @@ def _pool_config(config: BenchSoakConfig) -> PoolConfig:
                 "replicas": config.replicas,
                 "cache_mib": config.cache_mib,
                 "cpus_per_host": 0.5,
+                "start_timeout_s": _START_S,
                 "hung_after_s": _HUNG_AFTER_S,
                 "max_deaths": 1000,
             },
@@ -238,7 +244,7 @@ def _behind(store_before: int) -> tuple[dict[str, Any], list[str]]:
 
 def _await(condition: Any) -> None:
     """Wait for something to become true, at most for a while."""
-    limit_s = time.monotonic() + 4 * _GONE_S
+    limit_s = time.monotonic() + _WHOLE_S
     while not condition() and time.monotonic() < limit_s:
         time.sleep(0.5)
 

@@ -14,7 +14,7 @@ from kd_ray.cluster.pool.hosts import HostStarter, PoolStartError, kill_hosts
 from kd_ray.cluster.pool.keeper import PoolKeeper
 from kd_ray.cluster.pool.plan import PoolPlan
 from kd_ray.cluster.pool.roster import HOST_GONE, one_line
-from kd_ray.cluster.pool.starting import await_arrivals
+from kd_ray.cluster.pool.starting import OnDead, await_arrivals, start_when_free
 from kd_ray.core.contracts import TeacherInfo
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class PoolChanges:
         keeper: looks after those that run.
         handover: when the old may go.
         publish: makes a plan known to clients.
+        on_dead: hears of hosts that die while they load their teachers.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class PoolChanges:
         keeper: PoolKeeper,
         handover: Handover,
         publish: Callable[[PoolPlan], None],
+        on_dead: OnDead,
     ) -> None:
         self._starter = starter
         self._keeper = keeper
         self._handover = handover
         self._publish = publish
+        self._on_dead = on_dead
 
     def carry_out(self, after: PoolPlan) -> None:
         """Make the running hosts what a plan says.
@@ -73,9 +76,9 @@ class PoolChanges:
         try:
             for name in after.hosts:
                 if name not in self._keeper.arrivals:
-                    came[name] = self._starter.start_host(after, name)
+                    came[name] = start_when_free(self._starter, after, name)
             grown = self._add_teachers(after, added)
-            arrivals = await_arrivals(self._starter, after, came)
+            arrivals = await_arrivals(self._starter, after, came, self._on_dead)
             _check_places(after, self._keeper.known, [*grown.values(), *arrivals.values()])
         except (PoolStartError, PoolChangeError, ValueError) as error:
             self._undo(came, added)

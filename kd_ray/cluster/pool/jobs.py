@@ -3,9 +3,13 @@
 import threading
 import time
 import uuid
+from collections import deque
 from dataclasses import dataclass
 
 from kd_ray.cluster.pool.address import PoolAddress
+
+_REMEMBERED = 1000
+"""Leases that were given back, and are not taken again."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class JobBook:
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
+        self._left: deque[str] = deque(maxlen=_REMEMBERED)
         self._followers: dict[str, _Follower] = {}
         self._lock = threading.RLock()
         self._heard = threading.Condition(self._lock)
@@ -68,6 +73,9 @@ class JobBook:
     def renew(self, number: str, name: str, weight: float) -> bool:
         """A sign of life; False: it was given up before, and is attached again."""
         with self._lock:
+            if number in self._left:
+                # Sent before it took its leave, and overtaken by that.
+                return True
             known = self._jobs.get(number)
             if known is None:
                 self._jobs[number] = Job(name, weight, time.time(), time.monotonic())
@@ -78,6 +86,7 @@ class JobBook:
     def leave(self, number: str) -> Job | None:
         """A job goes; None: it was not here."""
         with self._lock:
+            self._left.append(number)
             return self._jobs.pop(number, None)
 
     def silent(self, lease_s: float) -> list[Job]:

@@ -10,13 +10,13 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from kd_ray import __version__
 from kd_ray.cluster.metrics import PoolFigures
 from kd_ray.cluster.pool.address import (
     NAMESPACE,
-    HostHandle,
     PoolAddress,
     hosts_prefix,
 )
@@ -27,17 +27,17 @@ from kd_ray.cluster.pool.changes import (
     address_of,
     is_incomplete,
 )
-from kd_ray.cluster.pool.finding import Kept, keep, newest_kept, running_hosts
-from kd_ray.cluster.pool.hosts import HostStarter, PoolStartError, kill_hosts
+from kd_ray.cluster.pool.finding import Kept, end_hosts_beside, keep, newest_kept
+from kd_ray.cluster.pool.hosts import HostStarter, kill_hosts
 from kd_ray.cluster.pool.jobs import Job, JobBook, Lease
 from kd_ray.cluster.pool.keeper import PoolKeeper
 from kd_ray.cluster.pool.nodes import node_views
 from kd_ray.cluster.pool.plan import PoolPlan, PoolSpec, first_plan, weight_bytes
 from kd_ray.cluster.pool.scaler import PoolScaler, healed
-from kd_ray.cluster.pool.starting import await_arrivals, start_when_free
+from kd_ray.cluster.pool.starting import find_or_start
 from kd_ray.cluster.pool.status import PoolState, PoolStatus, ask_statuses, host_views
 from kd_ray.cluster.pool.update import Update, updated_plan
-from kd_ray.core.contracts import PROTOCOL_VERSION
+from kd_ray.core.contracts import PROTOCOL_VERSION, TeacherInfo
 from kd_ray.teachers.policies.health import HealthLimits
 
 logger = logging.getLogger(__name__)
@@ -77,6 +77,10 @@ class PoolManager:
         self._changing = threading.Lock()
         self._scaler: PoolScaler | None = None
         self._rest_until_s = 0.0
+        self._patience_s = 0.0
+        # What is kept for a manager after this one, beside its plan.
+        self._revision = 0
+        self._known: Mapping[int, TeacherInfo] = {}
         self._ended = threading.Event()
         self._bring_up()
         threading.Thread(target=self._watch, name="pool-watch", daemon=True).start()
@@ -109,23 +113,25 @@ class PoolManager:
         with self._lock:
             self._refuse_if_draining()
             # It cannot give a sign of life before it knows its number.
-            timeout_s = self._spec.config.hosts.start_timeout_s
-            number = self._jobs.enter(job, weight, timeout_s)
+            number = self._jobs.enter(job, weight, self._spec.config.lease_s)
             self._note("job_attached", job=job, weight=weight)
-            if self._keeper is None and self._ready.is_set():
-                self._bring_up()
+            self._wake()
         try:
-            address = self.ready(timeout_s)
+            # The start has limits of its own, and is longer where hosts die and come again.
+            while (address := self.ready(self._spec.config.lease_s / 3)) is None:
+                self._jobs.renew(number, job, weight)
             # A manager that was started again may have learned it only now.
             self._refuse_if_draining()
         except BaseException:
             self.detach(number)
             raise
-        if address is None:
-            self.detach(number)
-            raise PoolStartError(f"hosts were not ready within {timeout_s:g} s")
         self._jobs.renew(number, job, weight)
         return Lease(number, self._spec.config.lease_s, address)
+
+    def _wake(self) -> None:
+        """Start hosts that were released."""
+        if self._keeper is None and self._ready.is_set() and not self._ended.is_set():
+            self._bring_up()
 
     def _refuse_if_draining(self) -> None:
         if self._draining:
@@ -138,6 +144,10 @@ class PoolManager:
         """A sign of life of a job; one that was given up is attached again."""
         if not self._jobs.renew(number, job, weight):
             self._note("job_attached", job=job, weight=weight, again=True)
+            with self._lock:
+                # Hosts may have been released meanwhile.
+                if not self._draining:
+                    self._wake()
 
     def detach(self, number: str) -> None:
         """A job goes; nothing happens to one that is unknown."""
@@ -165,6 +175,9 @@ class PoolManager:
                 something could not be started. Nothing has changed then.
         """
         with self._changing:
+            # Ray repeats the call where a manager died in the middle; the next one has to start.
+            while not self._ready.wait(_LOOK_S) and not self._ended.is_set():
+                pass
             keeper, plan = self._keeper, self._plan
             if keeper is None or plan is None:
                 raise PoolChangeError(
@@ -176,7 +189,9 @@ class PoolManager:
                 self._carry_out(keeper, after, spec)
                 self._note("changed", **dataclasses.asdict(update))
             else:
-                self._spec = spec
+                # Of settings that hosts know nothing of.
+                self._spec, self._scaler = spec, None
+                self._leave_word()
             return update
 
     def drain(self) -> int:
@@ -235,39 +250,41 @@ class PoolManager:
         threading.Thread(target=self._start_hosts, name="pool-start", daemon=True).start()
 
     def _start_hosts(self) -> None:
-        started: dict[str, HostHandle] = {}
         try:
             plan = self._plan or self._known_plan()
-            starter = self._starter()
+            config, starter = self._spec.config, self._starter()
             starter.warn_if_too_large(plan)
-            # Should one of these die from here on, its keeper starts it again.
-            found = running_hosts(plan, self._spec.config.hosts.hung_after_s, self._note_death)
-            for name in plan.hosts:
-                if name not in found:
-                    started[name] = start_when_free(starter, plan, name)
-            came = await_arrivals(starter, plan, started, self._note_death)
-            handles, arrivals = {}, {}
-            for name in plan.hosts:
-                handles[name], arrivals[name] = found.get(name) or (started[name], came[name])
+            if self._detached:
+                end_hosts_beside(plan, config.name, self._until_nobody_asks, self._note_death)
+            hosts = find_or_start(
+                starter, plan, self._note_death,
+                hung_after_s=config.hosts.hung_after_s, known=self._known,
+            )  # fmt: skip
         except Exception as error:
-            # Those that were found answer jobs, whatever became of the others.
-            kill_hosts(list(started.values()))
             self._failure = error
             self._rest_until_s = time.monotonic() + _REST_S
             self._note("start_failed", reason=str(error))
         else:
-            settings = self._spec.config.hosts
             limits = HealthLimits(
-                hung_after_s=settings.hung_after_s, max_deaths=settings.max_deaths + 1
+                hung_after_s=config.hosts.hung_after_s, max_deaths=config.hosts.max_deaths + 1
             )
+            handles = {name: handle for name, (handle, _) in hosts.items()}
+            arrivals = {name: arrival for name, (_, arrival) in hosts.items()}
             with self._lock:
                 self._plan = plan
                 self._address = starter.address(plan, arrivals)
                 self._keeper = PoolKeeper(starter, plan, handles, arrivals, limits, self._note)
-                self._idle_since_s = time.monotonic()
+                self._idle_since_s = time.monotonic() + self._patience_s
+                self._patience_s = 0.0
             self._leave_word()
             self._note("hosts_up", hosts=len(handles))
         self._ready.set()
+
+    def _until_nobody_asks(self, plan: PoolPlan) -> None:
+        """Wait until clients act by a plan; those of a manager before this one say so in time."""
+        config = self._spec.config
+        self._ended.wait(config.lease_s)
+        self._jobs.await_followers(plan.version, config.handover_s, config.lease_s)
 
     def _starter(self) -> HostStarter:
         return HostStarter(
@@ -288,7 +305,9 @@ class PoolManager:
         if newest is None:
             sizes = list(map(weight_bytes, self._spec.folders))
             return first_plan(hosts_prefix(config.name), self._spec.folders, config.hosts, sizes)
-        self._spec = newest.spec
+        self._spec, self._revision, self._known = newest.spec, newest.revision, newest.known
+        # Its jobs say that they are there once in a while.
+        self._patience_s = self._spec.config.lease_s
         # It may have been told so while it was looking.
         self._draining = self._draining or newest.draining
         return newest.plan
@@ -314,7 +333,8 @@ class PoolManager:
         )
         try:
             keeper.start_by(starter)
-            PoolChanges(starter, keeper, handover, publish).carry_out(after)
+            changes = PoolChanges(starter, keeper, handover, publish, self._note_death)
+            changes.carry_out(after)
         except BaseException:
             self._spec = before
             keeper.start_by(self._starter())
@@ -325,7 +345,10 @@ class PoolManager:
         keeper, plan = self._keeper, self._plan
         if plan is None:
             return
-        kept = Kept(self._spec, plan, self._draining)
+        self._revision += 1
+        if keeper is not None:
+            self._known = keeper.known
+        kept = Kept(self._spec, plan, self._draining, self._revision, self._known)
         if self._detached:
             keep(self._spec.config.name, kept)
         for handle in [] if keeper is None else keeper.handles:
@@ -432,6 +455,7 @@ class PoolManager:
             if keeper is None:
                 return
             keeper.close()
+            self._known = keeper.known
             kill_hosts(keeper.handles)
         self._note("hosts_released", reason=reason)
 

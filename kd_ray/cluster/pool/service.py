@@ -1,6 +1,5 @@
 """Named pools, from outside: starting, attaching, looking, ending."""
 
-import contextlib
 import logging
 import os
 import threading
@@ -12,7 +11,7 @@ from typing import Any
 import ray
 
 from kd_ray.cluster.pool.address import NAMESPACE, PoolAddress, manager_name, pool_of
-from kd_ray.cluster.pool.finding import forget, hosts_of
+from kd_ray.cluster.pool.finding import end_hosts, forget, hosts_of
 from kd_ray.cluster.pool.hosts import PoolStartError
 from kd_ray.cluster.pool.jobs import Lease
 from kd_ray.cluster.pool.manager import PoolManager
@@ -65,7 +64,9 @@ def up(spec: PoolSpec, *, replace: bool = False, detached: bool = True) -> PoolA
     config = spec.config
     manager = _find(config.name)
     found = manager is not None
-    if not found and not hosts_of(config.name):
+    # Of one of this name whose manager is gone for good, by a `down` that was interrupted, say.
+    left = [] if found else hosts_of(config.name)
+    if not found and not left:
         # What a pool of this name left that ended with its cluster's end, or was killed.
         forget(config.name)
     if manager is None:
@@ -84,12 +85,8 @@ def up(spec: PoolSpec, *, replace: bool = False, detached: bool = True) -> PoolA
         logger.info("pool %s: starting %d hosts", config.name, config.hosts.hosts)
     elif replace:
         _ask(manager.change.remote(spec, fresh_hosts=True), None)
-    elif _ask(manager.spec.remote()) != spec:
-        raise PoolError(
-            f"a pool {config.name!r} runs already, with other settings or teachers. Let it have "
-            "other teachers (kd-ray pool update), start new hosts beside its own (kd-ray pool up "
-            "--replace), end it (kd-ray pool down), or give this one another name"
-        )
+    else:
+        _refuse_another(manager, spec)
     try:
         address: PoolAddress | None = None
         # The manager is a process that has to start as well.
@@ -106,8 +103,21 @@ def up(spec: PoolSpec, *, replace: bool = False, detached: bool = True) -> PoolA
         ray.kill(manager, no_restart=True)
         _mine.pop(config.name, None)
         forget(config.name)
+        _end_all_hosts(config.name)
         raise PoolStartError(f"pool {config.name}: {error}") from error
+    if left:
+        _refuse_another(manager, spec)
     return address
+
+
+def _refuse_another(manager: Any, spec: PoolSpec) -> None:
+    name = spec.config.name
+    if _ask(manager.spec.remote()) != spec:
+        raise PoolError(
+            f"a pool {name!r} runs already, with other settings or teachers. Let it have other "
+            "teachers (kd-ray pool update), start new hosts beside its own (kd-ray pool up "
+            "--replace), end it (kd-ray pool down), or give this one another name"
+        )
 
 
 def update(spec: PoolSpec) -> Update:
@@ -232,9 +242,15 @@ def drain(name: str) -> int:
 def down(name: str, *, force: bool = False) -> None:
     """End a pool.
 
+    Hosts whose manager is gone for good are ended, too.
+
     Raises:
         PoolError: there is none, or jobs are attached and `force` is not set.
     """
+    if _find(name) is None and hosts_of(name):
+        forget(name)
+        _end_all_hosts(name)
+        return
     manager = _existing(name)
     try:
         jobs: list[str] = _ask(manager.end.remote(force=force))
@@ -249,11 +265,14 @@ def down(name: str, *, force: bool = False) -> None:
     _mine.pop(name, None)
     _await_end(name, _ANSWER_S)
     forget(name)
+    _end_all_hosts(name)
+
+
+def _end_all_hosts(name: str) -> None:
+    """End the hosts of a pool whose manager is gone."""
     limit_s = time.monotonic() + _ANSWER_S
     while (hosts := hosts_of(name)) and time.monotonic() < limit_s:
-        for host in hosts:
-            with contextlib.suppress(ValueError):
-                ray.kill(ray.get_actor(host, namespace=NAMESPACE), no_restart=True)
+        end_hosts(hosts)
         # One that the manager was starting may appear a moment later.
         time.sleep(_LOOK_S)
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from kd_ray.core.contracts import Labels
+from kd_ray.core.errors import PortableError
 
 if TYPE_CHECKING:
     from kd_ray.models.sequence_model import SequenceModel
 
 
-class NotFinite(ValueError):
+class NotFinite(PortableError, ValueError):
     """A model gave NaN or infinity where tokens were to be chosen."""
 
     def __init__(self, model: "SequenceModel") -> None:

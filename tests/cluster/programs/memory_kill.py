@@ -41,7 +41,7 @@ def main(folder):
         },
     )
     events, told = Events(), Events()
-    settings = {"hosts": 2, "replicas": 2, "recover_s": 60, "max_deaths": 10, "quorum": 1.0}
+    settings = {"hosts": 2, "replicas": 2, "recover_s": 150, "max_deaths": 10, "quorum": 1.0}
     pool = TeacherPool.start(
         FOUR,
         SETTINGS.model_copy(update=settings),

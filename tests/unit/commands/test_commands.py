@@ -19,6 +19,7 @@ from kd_ray.config.commands import PrepareConfig, TrainTeachersConfig
 from kd_ray.config.evaluation import DecodeConfig, EvaluateConfig
 from kd_ray.config.load import ConfigError, check_as
 from kd_ray.config.load import check as check_config
+from kd_ray.evaluation.run_folder import RunFolderError
 from kd_ray.evaluation.system import UnusableSystem, read_teacher_list
 from kd_ray.report.results import read_hypotheses, read_results
 from kd_ray.speech.manifest import ManifestError, Utterance, read_manifest, write_manifest
@@ -65,6 +66,17 @@ def test_a_second_evaluation_finds_its_results(tiny_root, monkeypatch):
         lambda *arguments, **options: pytest.fail("decoded again"),
     )
     assert evaluate(config, tiny_root) == first
+
+
+def test_an_evaluation_goes_on_in_other_batches_and_says_what_else_was_changed(tiny_root):
+    config = evaluation("otherwise", batch_size=3)
+    first = evaluate(config, tiny_root)
+    again = config.model_copy(update={"batch_size": 2, "threads": 2})
+    assert evaluate(again, tiny_root) == first
+    made = json.loads((tiny_root / "runs" / "otherwise" / "config.json").read_text())
+    assert (made["batch_size"], made["threads"]) == (2, 2)
+    with pytest.raises(RunFolderError, match="beam_size: 5 before, 4 now"):
+        evaluate(config.model_copy(update={"beam_size": 4}), tiny_root)
 
 
 def test_an_evaluation_that_was_changed_and_changed_back_agrees_with_its_hypotheses(tiny_root):

@@ -4,6 +4,7 @@ import logging
 import shutil
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 import sacrebleu
@@ -279,6 +280,25 @@ def test_two_processes_do_not_write_the_same_texts(tiny_root, expert, monkeypatc
         monkeypatch.setattr("kd_ray.storage.lock.PATIENCE_S", 0.1)
         with pytest.raises(StorageError, match="is being written by process"):
             translate(config, tiny_root)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
+def test_a_full_disk_is_told_with_the_file_and_keeps_what_was_there(tiny_root):
+    folder = tiny_root / "kept"
+    with kept_texts(folder, {"system": "t"}) as kept:
+        kept.add({"u0": ["first"]})
+    (path,) = folder.glob("*.jsonl")
+    before = path.read_bytes()
+
+    def write_more():
+        with kept_texts(folder, {"system": "t"}) as kept, Path("/dev/full").open("wb", 0) as full:
+            assert kept.known == {"u0": ("first",)}
+            kept._file = full
+            kept.add({"u1": ["second"]})
+
+    with pytest.raises(OSError, match=rf"cannot write .*{path.name}: No space left"):
+        write_more()
+    assert path.read_bytes() == before
 
 
 def test_texts_at_an_address_are_found_from_another_node(far, tiny_root, expert, decoded):

@@ -176,9 +176,10 @@ def test_headers_of_a_thousand_rows_are_checked_quickly(root: Path) -> None:
     for number in range(1000):
         soundfile.write(root / f"{number}.wav", noise, 16000)
         rows.append(Utterance(str(number), audio=f"{number}.wav", duration_s=0.5, phones="a b c"))
-    start = time.perf_counter()
+    # What this process computes, with all of its threads: others share the machine.
+    start = time.process_time()
     assert _check(rows, root) == []
-    assert time.perf_counter() - start < 1.5
+    assert time.process_time() - start < 3
 
 
 def test_a_fault_of_many_rows_is_one_line_and_the_others_stay_apart() -> None:

@@ -126,5 +126,7 @@ def test_other_logs_are_refused(tmp_path: Path, text: str, message: str) -> None
 
 def test_a_log_without_a_kind_of_line_says_so(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("H-0\t-1\tb")
-    with pytest.raises(JoinError, match="no D- lines"):
+    with pytest.raises(JoinError, match="no D- lines: set `log_lines: H`"):
         read_generate_log(tmp_path / "log").texts(["a"])
+    with pytest.raises(JoinError, match="no S- lines; was fairseq-generate run with --quiet"):
+        read_generate_log(tmp_path / "log").texts(["a"], "S")

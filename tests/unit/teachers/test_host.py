@@ -308,11 +308,15 @@ def test_closing_a_local_source_gives_up_what_is_in_flight():
     waiting = [source.ask(request(seed)) for seed in range(3)]
     assert slow.started.wait(10)
     waiting[2].cancel()
-    threading.Timer(0.05, slow.gate.set).start()
-    source.close()
+    closing = threading.Thread(target=source.close)
+    closing.start()
+    # Requests are given up before the pass is waited for.
     for one in waiting:
         with pytest.raises(concurrent.futures.CancelledError):
-            one.result(1.0)
+            one.result(10.0)
+    slow.gate.set()
+    closing.join(10)
+    assert not closing.is_alive()
 
 
 def test_noise_is_long_enough_for_features():
