@@ -247,7 +247,7 @@ def test_a_teachers_nan_is_told_and_its_error_travels():
         assert events.kinds == ["teacher_quarantined", "signal_shortened"]
         assert events[0][1]["teacher"] == "fake-2"
         strict, _ = attach(pool, quorum=1.0)
-        with pytest.raises(TeachersGone, match=r"fake-2 \(log-prob"):
+        with pytest.raises(TeachersGone, match=r"fake-2 \(outputs"):
             strict.ask(request(1)).result(30)
         with pytest.raises(ValueError, match="reference"):
             source.ask(request(1, references=False, prefix=True)).result(30)

@@ -286,7 +286,7 @@ def test_local_source_tells_of_a_quarantined_teacher_once_and_goes_on():
 
 def test_local_source_stops_when_too_few_teachers_are_left():
     source = LocalSource([FakeTeacher(1), FakeTeacher(2, broken_after=0)], quorum=1.0)
-    with pytest.raises(TeachersGone, match=r"1 of 2 teachers.*fake-2 \(log-prob"):
+    with pytest.raises(TeachersGone, match=r"1 of 2 teachers.*fake-2 \(outputs"):
         source.ask(request(1)).result(10.0)
     source.close()
 
