@@ -27,6 +27,7 @@ from kd_ray.evaluation.system import (
     system_name,
 )
 from kd_ray.evaluation.translation import score_translations, translation_scores
+from kd_ray.models.checkpoint import original_name
 from kd_ray.report.progress import Task, progress
 from kd_ray.report.systems import hypotheses_path
 from kd_ray.speech.manifest import Utterance, manifest_digest, read_manifest
@@ -155,6 +156,13 @@ def _entries(config: EvaluateConfig, root: Path) -> list[Entry]:
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise UnusableSystem(f"systems: the labels {', '.join(twice)} are used twice")
+    files = [hypotheses_path(Path(), "", label) for label in labels]
+    alike = [label for label, file in zip(labels, files, strict=True) if files.count(file) > 1]
+    if alike:
+        raise UnusableSystem(
+            f"systems: the labels {', '.join(alike)} would have one file of hypotheses, where '/' "
+            "becomes '-'; rename one of them"
+        )
     for entry in found:
         # Every folder before the first system is decoded, which may take long.
         for place in _places(entry.place):
@@ -365,7 +373,7 @@ def _speed(
 def _strategy(folder: Path) -> str | None:
     """The strategy that a student was distilled with, from its run folder; None: undistilled."""
     path = fetch(folder.parent / "config.json")
-    if folder.name != "model" or not path.exists():
+    if original_name(folder) != "model" or not path.exists():
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
     strategy: str | None = content.get("teachers", {}).get("strategy", {}).get("type")

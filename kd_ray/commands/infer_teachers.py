@@ -13,7 +13,7 @@ from kd_ray.report.progress import progress
 from kd_ray.speech.manifest import read_manifest
 from kd_ray.speech.tokens import Tokens
 from kd_ray.teachers.cards import Blueprints, card_of
-from kd_ray.teachers.inference import InferenceJob, check_tokens
+from kd_ray.teachers.inference import InferenceJob, check_hears, check_tokens
 from kd_ray.teachers.store import TargetStore
 from kd_ray.teachers.teacher import load_teachers
 
@@ -25,6 +25,9 @@ def infer_teachers(config: InferTeachersConfig, root: Path) -> OfflineSummary:
 
     A teacher that the store does not know is appended; shards that are there stay; a killed run
     goes on where it was.
+
+    Raises:
+        UnusableSystem: a teacher reads text.
     """
     folders = read_teacher_list(config.teachers, root)
     computation = Computation(precision=config.precision, compile=config.compile)
@@ -33,6 +36,7 @@ def infer_teachers(config: InferTeachersConfig, root: Path) -> OfflineSummary:
         card_of(folder, index, blueprints, computation.precision).info
         for index, folder in enumerate(folders)
     ]
+    check_hears(infos)
     store = TargetStore.prepare(root / config.store, infos, dtype=config.dtype, top_k=config.top_k)
     check_tokens(Tokens.load(root / config.tokens), store, root / config.tokens)
     for split, manifest in config.splits.items():

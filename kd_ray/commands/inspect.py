@@ -12,6 +12,7 @@ from rich.table import Table
 from kd_ray.commands.signals import expect_distillation, score_request
 from kd_ray.config.base import Section
 from kd_ray.config.commands import DistillConfig
+from kd_ray.config.load import ConfigError
 from kd_ray.config.strategies import Strategy
 from kd_ray.core.contracts import CHRF_WHOLE, Signal, TeacherInfo, TeacherOutput, Wanted
 from kd_ray.core.targets import likeliest
@@ -132,7 +133,11 @@ def _find(utterance_id: str, manifests: list[str], root: Path) -> Utterance:
 def _folders(config: DistillConfig, root: Path) -> list[Path]:
     if config.teachers.list:
         return read_teacher_list(config.teachers.list, root)
-    assert config.teachers.source.type == "store"
+    if config.teachers.source.type != "store":
+        raise ConfigError(
+            "teachers.list is missing: the pool that teachers.source names knows its teachers, but "
+            "this command loads them itself; name them (teachers.list=...)"
+        )
     store = TargetStore.open(root / config.teachers.source.path)
     return [Path(info.folder) for info in store.teachers]
 

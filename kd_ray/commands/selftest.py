@@ -19,8 +19,8 @@ from kd_ray.cluster.runtime import ensure_ray
 from kd_ray.commands.signals import expect_distillation, score_request
 from kd_ray.config.base import Section
 from kd_ray.config.commands import DistillConfig
+from kd_ray.config.load import ConfigError
 from kd_ray.config.sources import PoolSource as PoolSection
-from kd_ray.config.sources import StoreSource as StoreSection
 from kd_ray.config.strategies import Average
 from kd_ray.core.contracts import Fusion, Score, Signal, TeacherSource
 from kd_ray.core.losses import forward_kl, token_tensors
@@ -112,7 +112,11 @@ def selftest(config: Section, root: Path) -> SelfTest:
 def _first_teacher(config: DistillConfig, root: Path) -> Path:
     if config.teachers.list:
         return read_teacher_list(config.teachers.list, root)[0]
-    assert isinstance(config.teachers.source, StoreSection)
+    if config.teachers.source.type != "store":
+        raise ConfigError(
+            "teachers.list is missing: the pool that teachers.source names knows its teachers, but "
+            "this command loads them itself; name them (teachers.list=...)"
+        )
     return Path(TargetStore.open(root / config.teachers.source.path).teachers[0].folder)
 
 

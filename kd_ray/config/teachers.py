@@ -94,8 +94,7 @@ class Teachers(Section):
         if self.recognizer is not None and isinstance(self.source, StoreSource):
             raise ValueError(
                 "recognizer transcribes for teachers that are there, and source.type is 'store'; "
-                "take 'local' or 'pool', or store the answers to transcripts that "
-                "`kd-ray transcribe` wrote"
+                "take 'local' or 'pool'"
             )
         return self
 

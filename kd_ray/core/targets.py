@@ -76,7 +76,7 @@ def truncate(target: TokenTarget, k: int) -> TokenTarget:
     k = min(k, log_probs.shape[-1])
     valid = np.arange(log_probs.shape[1]) < target.lengths[:, None]
     log_probs = np.where(valid[..., None], log_probs, 0.0).astype(log_probs.dtype)
-    keep = _likeliest(log_probs, k)
+    keep = k_likeliest(log_probs, k)
     ids = np.nonzero(keep)[-1].reshape(*log_probs.shape[:2], k)
     kept = np.take_along_axis(log_probs, ids, axis=-1)
     order = np.argsort(-kept, axis=-1, kind="stable")
@@ -92,7 +92,7 @@ def truncate(target: TokenTarget, k: int) -> TokenTarget:
     )
 
 
-def _likeliest(log_probs: FloatArray, k: int) -> NDArray[np.bool_]:
+def k_likeliest(log_probs: FloatArray, k: int) -> NDArray[np.bool_]:
     """(B, U, V) true at the k largest of each position; of equal ones the lowest ids."""
     # A partition, not a sort, which takes many times as long for a large vocabulary.
     threshold = -np.partition(-log_probs, k - 1, axis=-1)[..., k - 1 : k]

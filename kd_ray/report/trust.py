@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_ray.config.strategies import Strategy, Trust, TrustTable
+from kd_ray.config.strategies import Fixed, Strategy, Trust, TrustTable
 from kd_ray.core.bootstrap import RESAMPLES, SEED, Comparison, Interval, compare, interval_of
 from kd_ray.core.contracts import CHRF_WHOLE, Fusion, TeacherInfo
 from kd_ray.core.trust import Evidence, Rule, rules, trust_statistics, trust_weights
@@ -159,9 +159,9 @@ def trust_report(
     Raises:
         ReportError: no teacher answered for every utterance, or there is none.
     """
-    records, left_out = _whole_teachers(records)
+    records, kept, left_out = _whole_teachers(records)
     errors, wholes = _counts(records, trust)
-    named = {_label(each, strategies): _by(each, trust) for each in strategies}
+    named = {_label(each, strategies): _among(_by(each, trust), kept) for each in strategies}
     weights = {name: _weights(name, each, records, trust) for name, each in named.items()}
 
     def look(group: Group) -> TrustedGroup:
@@ -210,8 +210,8 @@ def trust_report(
     )
 
 
-def _whole_teachers(records: TrustRecords) -> tuple[TrustRecords, list[str]]:
-    """Those that answered for every utterance, and a note about each of the others."""
+def _whole_teachers(records: TrustRecords) -> tuple[TrustRecords, list[int], list[str]]:
+    """Those that answered for every utterance, their places, and a note about each other one."""
     if not len(records.reference_lengths):
         raise ReportError("no utterance has a reference, so there are no error rates to report")
     answered = ~np.isnan(records.confidence)
@@ -228,7 +228,8 @@ def _whole_teachers(records: TrustRecords) -> tuple[TrustRecords, list[str]]:
             "no teacher answered for every utterance, so there is nothing to compare: "
             + " ".join(notes)
         )
-    kept = replace(
+    kept = np.flatnonzero(whole).tolist()
+    records = replace(
         records,
         teachers=tuple(
             info for info, is_whole in zip(records.teachers, whole, strict=True) if is_whole
@@ -236,7 +237,7 @@ def _whole_teachers(records: TrustRecords) -> tuple[TrustRecords, list[str]]:
         errors={name: counts[whole] for name, counts in records.errors.items()},
         confidence=records.confidence[whole],
     )
-    return kept, notes
+    return records, kept, notes
 
 
 def _counts(records: TrustRecords, trust: Trust) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -260,6 +261,14 @@ def _by(strategy: Strategy, trust: Trust) -> Strategy:
     if not hasattr(strategy, "trust"):
         return strategy
     return strategy.model_copy(update={"trust": trust})
+
+
+def _among(strategy: Strategy, kept: Sequence[int]) -> Strategy:
+    """The strategy over some of its teachers."""
+    # Of too few weights, whoever uses them says so.
+    if not isinstance(strategy, Fixed) or len(strategy.weights) <= max(kept):
+        return strategy
+    return strategy.model_copy(update={"weights": tuple(strategy.weights[i] for i in kept)})
 
 
 def _label(strategy: Strategy, others: Sequence[Strategy]) -> str:

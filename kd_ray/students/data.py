@@ -156,8 +156,7 @@ class StudentData:
         if utterance.audio is None:
             raise NoAudio(
                 f"{utterance.id} has features and no audio, and teachers that hear need audio; "
-                "store their signals where the audio is (`kd-ray infer-teachers`), or take "
-                "teachers that read text"
+                "name the audio in the manifest, or take teachers that read text"
             )
         return read_waveform(utterance, self.root)
 

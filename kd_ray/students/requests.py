@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kd_ray.config.commands import DistillConfig
 from kd_ray.config.model import TextToText
-from kd_ray.config.strategies import Strategy, TrustTable
+from kd_ray.config.strategies import Average, Strategy, TrustTable
 from kd_ray.core.contracts import (
     Audio,
     Fusion,
@@ -34,7 +34,8 @@ def strategy_of(config: DistillConfig, teachers: Sequence[TeacherInfo], root: Pa
     """The strategy of a distillation as it is meant for these teachers.
 
     Its table of error rates is read, in their order. Where any of them reads text, they write
-    translations, and the error rate along the reference is 1 - chrF instead of one of tokens.
+    translations, and the error rate along the reference is 1 - chrF instead of one of tokens. A
+    single teacher needs no trust.
 
     Raises:
         TrustError: the table cannot be read, or lacks a teacher; teachers or prefixes cannot give
@@ -50,7 +51,7 @@ def strategy_of(config: DistillConfig, teachers: Sequence[TeacherInfo], root: Pa
             labels=all(each.has_ctc for each in teachers),
             rollouts=rollouts,
         )
-    return strategy
+    return Average() if len(teachers) == 1 else strategy
 
 
 def _resolved(strategy: Strategy, teachers: Sequence[TeacherInfo], root: Path) -> Strategy:

@@ -61,11 +61,15 @@ def conclude(
     written = tuple(each for each in outputs if isinstance(each, Written))
     if isinstance(request, Score) and not request.wanted & {"tokens", "labels"}:
         # Trust alone: a few numbers for each utterance, whatever the teachers wrote.
-        scored = tuple(dataclasses.replace(each, strings=()) for each in scored)
+        scored = _without_strings(scored)
+    fusable = scored
+    if isinstance(request, Score) and "labels" not in request.wanted:
+        # Some may have no CTC head, and nobody asked for what it says.
+        fusable = _without_strings(scored)
     partial: strategies.Partial | Written | None = None
     fused: strategies.FusedTargets | None = None
     if isinstance(request, Score) and scored:
-        partial = local = strategies.local(scored, request.fusion, num_teachers)
+        partial = local = strategies.local(fusable, request.fusion, num_teachers)
         if call.finish and len(scored) == num_teachers:
             partial, fused = None, strategies.finish(local)
     elif written:
@@ -91,6 +95,10 @@ def conclude(
         known_rows=sum(each.known for each in done.values()),
         loads=sum(each.loads for each in done.values()),
     )
+
+
+def _without_strings(outputs: Sequence[TeacherOutput]) -> tuple[TeacherOutput, ...]:
+    return tuple(dataclasses.replace(each, strings=()) for each in outputs)
 
 
 def finish_partials(partials: Sequence[strategies.Partial]) -> strategies.FusedTargets:

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from kd_ray.config.data import TextColumn
-from kd_ray.core.contracts import Labels
+from kd_ray.core.contracts import Labels, TeacherInfo
+from kd_ray.evaluation.system import UnusableSystem
 from kd_ray.speech.audio import read_waveform
 from kd_ray.speech.manifest import Utterance, read_manifest
 from kd_ray.speech.tokens import Tokens
@@ -200,6 +201,20 @@ class ShardScorer:
         text = row.text(self.job.column)
         assert text is not None, "the plan refuses rows without text"
         return self._tokens.encode(text)
+
+
+def check_hears(teachers: Sequence[TeacherInfo]) -> None:
+    """Refuse teachers that read: a store of theirs would not know which text they read.
+
+    Raises:
+        UnusableSystem: names them, and the way out.
+    """
+    reading = [info.name for info in teachers if info.reads == "text"]
+    if reading:
+        raise UnusableSystem(
+            f"teachers: {', '.join(reading)} read text, and `kd-ray infer-teachers` stores what "
+            "teachers say that hear; ask these while training (teachers.source local or pool)"
+        )
 
 
 def check_tokens(tokens: Tokens, store: TargetStore, path: Path) -> None:

@@ -145,7 +145,10 @@ class StoreSource:
             outputs = tuple(replace(output, log_probs=None) for output in outputs)
         if not request.wanted & {"tokens", "labels"}:
             outputs = tuple(replace(output, strings=()) for output in outputs)
-        fused = fuse(outputs, request.fusion, len(self.digests))
+        fusable = outputs
+        if "labels" not in request.wanted:
+            fusable = tuple(replace(output, strings=()) for output in outputs)
+        fused = fuse(fusable, request.fusion, len(self.digests))
         sent = outputs if request.per_teacher else ()
         rows = len(request.utterance_ids) * len(self.digests)
         # Answers are made on one thread.

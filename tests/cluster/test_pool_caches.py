@@ -41,8 +41,10 @@ def spec(name, folders=FOUR, **hosts):
 @contextlib.contextmanager
 def pool(name, folders=FOUR, **hosts):
     service.up(spec(name, folders, **hosts))
-    yield
-    service.down(name, force=True)
+    try:
+        yield
+    finally:
+        service.down(name, force=True)
 
 
 @contextlib.contextmanager
@@ -124,9 +126,8 @@ def test_requests_of_a_job_of_higher_priority_go_first():
         waiting = [search.ask(request(seed)) for seed in range(8)]
         waiting[0].result(30)
         training.ask(request(20)).result(30)
-        [status] = statuses("ranked")
         # One of the search's passes ran when it came, and the next may have begun meanwhile.
-        assert status.jobs["search"].passes <= 5
+        assert sum(each.done() for each in waiting) <= 5
         for each in waiting[1:]:
             each.result(30)
 

@@ -345,10 +345,11 @@ class PoolManager:
         keeper, plan = self._keeper, self._plan
         if plan is None:
             return
-        self._revision += 1
-        if keeper is not None:
-            self._known = keeper.known
-        kept = Kept(self._spec, plan, self._draining, self._revision, self._known)
+        with self._lock:
+            self._revision += 1
+            if keeper is not None:
+                self._known = keeper.known
+            kept = Kept(self._spec, plan, self._draining, self._revision, self._known)
         if self._detached:
             keep(self._spec.config.name, kept)
         for handle in [] if keeper is None else keeper.handles:

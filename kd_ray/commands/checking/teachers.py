@@ -1,5 +1,6 @@
 """What a check looks at where teachers are asked: checkpoints, stores, pools, caches."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from kd_ray.commands.checking.findings import Findings
@@ -22,6 +23,7 @@ from kd_ray.students.materials import student_needs
 from kd_ray.students.requests import strategy_of
 from kd_ray.teachers.cache import StoreLevel, manifest_digest, open_levels
 from kd_ray.teachers.cards import Blueprints, card_of
+from kd_ray.teachers.inference import check_hears
 from kd_ray.teachers.policies import deal
 from kd_ray.teachers.store import TargetStore, estimate_bytes
 from kd_ray.teachers.store_source import check_fusing
@@ -177,8 +179,15 @@ def check_infer(config: InferTeachersConfig, root: Path, found: Findings) -> Non
         rows += found.attempt(read_manifest, root / manifest) or []
     if tokens is None or infos is None or not rows:
         return
-    found.attempt(handshake, student_needs(tokens), TeachersInfo(tuple(infos), source="store"))
-    lengths = [len(tokens.encode(row.text(config.column) or "")) + 1 for row in rows]
+    found.attempt(check_hears, infos)
+    # Of a teacher without a CTC head no label strings are stored.
+    needs = replace(student_needs(tokens), wanted=frozenset({"tokens"}))
+    found.attempt(handshake, needs, TeachersInfo(tuple(infos), source="store"))
+    texts = [row.text(config.column) or "" for row in rows]
+    encoded = found.attempt(lambda: [tokens.encode(text) for text in texts])
+    if encoded is None:
+        return
+    lengths = [len(ids) + 1 for ids in encoded]
     size = estimate_bytes(
         utterances=len(rows),
         positions=sum(lengths) / len(lengths),

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kd_ray.core.contracts import Labels, TeacherOutput
-from kd_ray.core.targets import FloatArray, IntArray
+from kd_ray.core.targets import FloatArray, IntArray, k_likeliest
 from kd_ray.storage import StorageError, open_end
 from kd_ray.teachers.store.files import StoreError, write_atomically
 from kd_ray.teachers.store.index import STORE_VERSION, Shard, digest_of
@@ -314,8 +314,10 @@ def _fault(row: StoredRow, encoding: Encoding) -> str | None:
         )
     if len(log_probs) == 0:
         return "log_probs have no position"
-    if np.isnan(log_probs).any() or not np.isfinite(row.confidence):
+    if np.isnan(log_probs).any():
         return "the decoder's output is not a number (NaN)"
+    if not np.isfinite(row.confidence):
+        return "its confidence is not a number: its decoder or its CTC head gives NaN or infinity"
     mass = np.exp(log_probs.astype(np.float64)).sum(axis=1)
     if not (np.abs(mass - 1) < _MASS_TOLERANCE).all():
         return f"probabilities of a position sum to {mass[np.argmax(np.abs(mass - 1))]:.4g}, not 1"
@@ -334,7 +336,7 @@ def _truncate(
     """
     exact = log_probs_UV.astype(np.float64)
     rest = exact.shape[1] - top_k
-    ids = np.sort(np.argpartition(-exact, top_k - 1, axis=1)[:, :top_k], axis=1)
+    ids = np.nonzero(k_likeliest(exact, top_k))[1].reshape(-1, top_k)
     order = np.argsort(-np.take_along_axis(exact, ids, axis=1), axis=1, kind="stable")
     ids = np.take_along_axis(ids, order, axis=1)
     others = exact.copy()

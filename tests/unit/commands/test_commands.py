@@ -11,7 +11,7 @@ from yaml_files import write_config
 from kd_ray import cli
 from kd_ray.commands.check import check
 from kd_ray.commands.decode import decode
-from kd_ray.commands.evaluate import evaluate
+from kd_ray.commands.evaluate import _strategy, evaluate
 from kd_ray.commands.inspect import inspect
 from kd_ray.commands.prepare import UnusableCorpus, prepare
 from kd_ray.commands.train_teachers import teacher_configs
@@ -91,6 +91,20 @@ def test_an_evaluation_that_was_changed_and_changed_back_agrees_with_its_hypothe
     hypotheses = read_hypotheses(folder, read_results(folder))
     assert hypotheses is not None
     assert hypotheses.decoding == "beam"
+
+
+def test_labels_that_would_share_a_file_of_hypotheses_are_refused(tiny_root):
+    students = {"students": {"mine/best": "teachers/t0", "mine-best": "teachers/t1"}}
+    with pytest.raises(UnusableSystem, match="mine/best, mine-best would have one file"):
+        evaluate(evaluation("shared-file", systems=students), tiny_root)
+
+
+def test_a_student_in_the_middle_of_an_exchange_is_still_a_distilled_one(tmp_path):
+    for name in ("model", ".model.previous", "copied"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "config.json").write_text('{"teachers": {"strategy": {"type": "best"}}}')
+    assert _strategy(tmp_path / "model") == _strategy(tmp_path / ".model.previous") == "best"
+    assert _strategy(tmp_path / "copied") is None
 
 
 def test_systems_of_other_tokens_are_refused(tiny_root):

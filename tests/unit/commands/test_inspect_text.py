@@ -7,8 +7,15 @@ import pytest
 import sacrebleu
 import tiny
 
+from kd_ray.commands.check import check
+from kd_ray.commands.infer_teachers import infer_teachers
 from kd_ray.commands.inspect import inspect
+from kd_ray.commands.selftest import selftest
+from kd_ray.config.commands import InferTeachersConfig
+from kd_ray.config.load import ConfigError, check_as
+from kd_ray.config.sources import PoolSource
 from kd_ray.core.trust import TrustError
+from kd_ray.evaluation.system import UnusableSystem
 from kd_ray.speech.manifest import ManifestError, read_manifest, write_manifest
 from kd_ray.speech.tokens import Tokens
 
@@ -104,3 +111,31 @@ def test_a_strategy_that_the_run_would_refuse_is_refused_here(tiny_root, experts
     rollouts = config_of(experts, distillation={"preset": "imitkd_full"})
     with pytest.raises(TrustError, match="the student's own prefix"):
         inspect(rollouts, "valid-0", tiny_root)
+
+
+def test_experts_cannot_fill_a_store_and_nothing_is_started_for_it(tiny_root, experts, monkeypatch):
+    monkeypatch.setattr(
+        "kd_ray.commands.infer_teachers.ensure_ray", lambda **_: pytest.fail("Ray was started")
+    )
+    content = {
+        "command": "infer-teachers",
+        "store": "store-of-experts",
+        "teachers": experts,
+        "splits": {"train": "data/train.parquet"},
+        "tokens": "data/tokens.json",
+    }
+    config = check_as(InferTeachersConfig, content, "test")
+    with pytest.raises(UnusableSystem, match=r"e0, e1 read text.*teachers\.source local or pool"):
+        infer_teachers(config, tiny_root)
+    assert not (tiny_root / "store-of-experts").exists()
+    assert any("e0, e1 read text" in problem for problem in check(config, tiny_root).problems)
+
+
+def test_a_pool_without_a_list_is_told_what_is_missing(tiny_root, experts):
+    config = config_of(experts)
+    teachers = config.teachers.model_copy(update={"list": None, "source": PoolSource(name="p")})
+    config = config.model_copy(update={"teachers": teachers})
+    with pytest.raises(ConfigError, match=r"teachers\.list is missing"):
+        inspect(config, "valid-0", tiny_root)
+    with pytest.raises(ConfigError, match=r"teachers\.list is missing"):
+        selftest(config, tiny_root)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from kd_ray.config.strategies import Average, Best, TrustTable, Weighted
+from kd_ray.config.strategies import Average, Best, Fixed, TrustTable, Weighted
 from kd_ray.core.contracts import TeacherInfo
 from kd_ray.core.trust import table_for
 from kd_ray.report.systems import ReportError
@@ -276,3 +276,12 @@ class TestFiles:
         assert "by speaker" in text
         assert "read & spoken" in text
         assert "chosen in hindsight" in text
+
+
+def test_fixed_weights_are_those_of_the_teachers_that_stay():
+    found = records([[1, 2], [2, 1], [0, 0]], [10, 10])
+    found.confidence[2, 0] = np.nan
+    made = report(found, strategies=[Average(), Fixed(weights=(1.0, 2.0, 5.0))])
+    assert [teacher.name for teacher in made.teachers] == ["t0", "t1"]
+    shares = [teacher.corpus_shares["fixed"] for teacher in made.teachers]
+    assert shares == pytest.approx([1 / 3, 2 / 3])

@@ -3,6 +3,7 @@ import pytest
 from store_doubles import VOCABULARY, filled_store, info, output, rows, utterances
 
 from kd_ray.teachers.store import TargetStore
+from kd_ray.teachers.store.rows import _truncate
 
 D = [f"{n:016x}" for n in range(3)]
 K = 3
@@ -76,3 +77,15 @@ def test_tokens_of_no_mass_stay_without_mass(tmp_path):
 def test_a_dense_store_has_no_gap(tmp_path):
     store = filled_store(tmp_path / "store")
     assert store.update_gap() is None
+
+
+def test_of_equal_tokens_the_lowest_ids_stay():
+    rng = np.random.default_rng(5)
+    # Few different numbers, as of logits in half precision.
+    logits = np.round(rng.normal(size=(200, 50)))
+    log_probs = (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
+    ids, kept, _, _ = _truncate(log_probs, 8)
+    for position, mine in enumerate(ids):
+        wanted = sorted(range(50), key=lambda v: (-log_probs[position, v], v))[:8]
+        assert mine.tolist() == wanted
+        np.testing.assert_array_equal(kept[position], log_probs[position, wanted])

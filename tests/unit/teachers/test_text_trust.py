@@ -9,8 +9,9 @@ import sacrebleu
 import tiny
 import torch
 
-from kd_ray.config.strategies import Best, Weighted
+from kd_ray.config.strategies import Average, Best, Weighted
 from kd_ray.core.contracts import Audio, Fusion, Labels, Score
+from kd_ray.speech.audio import read_waveform
 from kd_ray.speech.manifest import read_manifest
 from kd_ray.speech.tokens import Tokens
 from kd_ray.teachers.local_source import LocalSource
@@ -132,3 +133,26 @@ def test_a_request_whose_trust_was_not_asked_for_is_refused(root, folders, token
     with pytest.raises(ValueError, match="holds 'chrf' alone"):
         source.ask(replace(request, wanted=frozenset({"chrf"})))
     source.close()
+
+
+def test_one_that_hears_and_has_a_ctc_head_is_fused_with_one_that_reads(tiny_root):
+    """Where nobody asks for label strings, it is no matter who could write some."""
+    tiny.make_experts(tiny_root)
+    folders = [tiny_root / "experts" / "e0", tiny_root / "teachers" / "t0"]
+    rows = rows_of(tiny_root, 3)
+    question = asked(rows, Tokens.load(tiny_root / "data" / "tokens.json"), Average(),
+                     wanted=frozenset({"tokens"}))  # fmt: skip
+    question = replace(question, audio=Audio.of([read_waveform(row, tiny_root) for row in rows]))
+    alone = [answered(LocalSource(load_teachers([folder])), question) for folder in folders]
+    found = answered(LocalSource(load_teachers(folders)), question)
+    assert found.answered == (0, 1)
+    assert found.labels is None
+    probabilities = np.mean([np.exp(each.tokens.log_probs) for each in alone], axis=0)
+    np.testing.assert_allclose(np.exp(found.tokens.log_probs), probabilities, atol=1e-6)
+
+
+def answered(source, question):
+    try:
+        return source.ask(question).result(60)
+    finally:
+        source.close()
