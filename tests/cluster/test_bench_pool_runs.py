@@ -65,6 +65,7 @@ def test_parts_with_fakes_measure_the_pool_they_name(local_ray):
     assert 0 < figures["scaling"]["copies"]["1"]["requests_per_s"] <= 1.2 / 0.05
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.ray
 def test_all_parts_run_by_the_command_on_a_simulated_cluster(tmp_path):

@@ -93,6 +93,7 @@ def test_a_teacher_that_answers_nan_stops_the_run_and_is_named(tmp_path):
         pass
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")

@@ -99,6 +99,7 @@ def test_a_killed_job_is_forgotten_and_its_own_hosts_end(local_ray):
     assert not [name for name in left if "kd_ray-pool" in name or "robbed" in name]
 
 
+@pytest.mark.long
 def test_nothing_stays_behind_a_killed_job_with_a_private_ray():
     child = program("killed_job", "local")
     assert len(json.loads(child.stdout.readline())) == 2
@@ -110,6 +111,7 @@ def test_nothing_stays_behind_a_killed_job_with_a_private_ray():
     until(lambda: not any(map(is_alive, below)), within_s=240)
 
 
+@pytest.mark.long
 def test_a_node_is_lost_and_another_comes():
     found = result_of(program("node_lost"))
     for kind in ("copies", "no_copies"):

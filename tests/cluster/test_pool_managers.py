@@ -58,6 +58,7 @@ def kinds(name):
     return [event["kind"] for event in service.status(name).events]
 
 
+@pytest.mark.long
 def test_a_change_that_was_cut_short_leaves_no_hosts_behind(tmp_path):
     name, wait = "torn", tmp_path / "wait"
     load = LoadWhenFree(wait)

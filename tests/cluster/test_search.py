@@ -128,6 +128,7 @@ def test_the_pool_ends_also_when_the_search_does_not_come_to_its_end(root, monke
     assert ray.is_initialized()
 
 
+@pytest.mark.long
 def test_a_search_at_an_address_goes_on_where_another_node_left_it(far, root):
     for name in ("data", "teachers", "store"):
         shutil.copytree(root / name, far.folder / name)
