@@ -167,7 +167,7 @@ def test_a_beam_and_the_ctc_head_can_transcribe_too(tiny_root):
             {"teachers__reads": "transcript", "teachers__recognizer": {"system": "x"}},
             "leave recognizer out",
         ),
-        ({**FLY, "teachers__source": {"type": "store", "path": "x"}}, "kd-ray transcribe"),
+        ({**FLY, "teachers__source": {"type": "store", "path": "x"}}, "take 'local' or 'pool'"),
         ({**FLY, "distillation": {"preset": "word_kd"}}, "'kd_transcripts' or 'imitkd_transcripts"),
     ],
     ids=["no recogniser", "stored", "store", "preset"],
