@@ -117,7 +117,7 @@ def test_a_store_that_is_not_there_is_told_at_the_start(tmp_path):
 
 @pytest.mark.slow
 def test_requests_of_a_job_of_higher_priority_go_first():
-    slow = [Path("fakes/1-slow-0.2")]
+    slow = [Path("fakes/1-slow-0.5")]
     with (
         pool("ranked", slow, max_batch_utterances=3),
         job("ranked", "search", priority=-1) as search,
@@ -127,7 +127,7 @@ def test_requests_of_a_job_of_higher_priority_go_first():
         waiting[0].result(30)
         training.ask(request(20)).result(30)
         # One of the search's passes ran when it came, and the next may have begun meanwhile.
-        assert sum(each.done() for each in waiting) <= 5
+        assert sum(each.done for each in waiting) <= 5
         for each in waiting[1:]:
             each.result(30)
 
